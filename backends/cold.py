@@ -1,0 +1,275 @@
+"""One cold model: the task that owns its states, and the work that its states ask for.
+
+Everybody else posts events to its mailbox; the one task takes them in order and lets the
+`Lifecycle` decide. Launching, probing and stopping run detached and come back as events.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from backends.endpoint import Endpoint
+from backends.launchers import Launcher, LaunchFailed, LaunchSpec, Running
+from backends.lease import Lease, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
+from backends.lifecycle import ColdSettings, Failure, Instance, Lifecycle, State
+from backends.log_ring import LogRing
+from backends.readiness import WrongModel, wait_until_ready
+from backends.tasks import TaskSet
+from backends.upstream import Origin
+
+log = logging.getLogger("lamplighter.cold")
+
+LOGS_KEPT = 20  # instances whose log can still be read after they ended
+LOG_LINES_IN_ERRORS = 10
+VERIFY_WITHIN_S = 30.0
+
+OnChange = Callable[[str, Instance, State], None]
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """How to tell that a server is ready: the path below its base URL, and a first token."""
+
+    models_path: str = "/models"
+    canary: bool = True
+
+
+@dataclass(frozen=True)
+class ColdView:
+    """What a decision may know of a cold model. Times in seconds."""
+
+    state: State
+    ready: int
+    free: float
+    starting_for_s: float | None
+    start_times_s: tuple[float, ...]
+    room_to_start: bool
+    refusing_for_s: float
+    failure: str | None
+    in_flight: int
+    waiting: int
+
+
+class ColdModel:
+    """Instances that are started when a request comes and stopped when none came for a while."""
+
+    def __init__(
+        self,
+        spec: LaunchSpec,
+        settings: ColdSettings,
+        readiness: Readiness,
+        room: Room,
+        launcher: Launcher,
+        clock: Callable[[], float],
+        on_change: OnChange,
+    ) -> None:
+        self.spec = spec
+        self.logs: OrderedDict[str, LogRing] = OrderedDict()
+        self._readiness = readiness
+        self._launcher = launcher
+        self._clock = clock
+        self._on_change = on_change
+        self._mailbox: asyncio.Queue[tuple[Callable[..., None], tuple[object, ...]]] = (
+            asyncio.Queue()
+        )
+        self._tasks = TaskSet()
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, Running] = {}
+        self.lifecycle = Lifecycle(spec.model, settings, WaitQueue(room), self, clock)
+
+    # --- for callers ---------------------------------------------------------------------------
+
+    async def lease(self, size: int, timeout_s: float, excluding: Collection[str] = ()) -> Lease:
+        """A place at an instance, started if need be.
+
+        Raises QueueFull, StartFailed, WaitExpired. A caller who is cancelled leaves the queue.
+        """
+        waiter = Waiter(size, self._clock())
+        self.post(self.lifecycle.acquire, waiter, excluding)
+        try:
+            return await wait_for_lease(waiter, timeout_s, self._abandon)
+        except TimeoutError:
+            starting = bool(self.lifecycle.starting) or not self.lifecycle.ready
+            message = "is still starting" if starting else "has no instance with room"
+            raise WaitExpired(message, starting=starting) from None
+
+    def view(self, excluding: Collection[str] = ()) -> ColdView:
+        machine = self.lifecycle
+        now_s = self._clock()
+        ready = [i for i in machine.ready if i.id not in excluding]
+        instances = machine.instances.values()
+        return ColdView(
+            state=max((i.state for i in instances), key=_NEARNESS.index, default=State.OFF),
+            ready=len(ready),
+            free=sum(i.endpoint.free for i in ready if i.endpoint),
+            starting_for_s=max((now_s - i.began_s for i in machine.starting), default=None),
+            start_times_s=tuple(machine.start_times_s),
+            room_to_start=len(instances) < machine.settings.max_instances,
+            refusing_for_s=max(machine.backoff.refusing_until_s - now_s, 0.0),
+            failure=machine.backoff.failure,
+            in_flight=sum(i.in_flight for i in instances),
+            waiting=len(machine.queue),
+        )
+
+    def endpoint(self, instance_id: str) -> Endpoint | None:
+        instance = self.lifecycle.instances.get(instance_id)
+        return instance.endpoint if instance else None
+
+    def post(self, event: Callable[..., None], *args: object) -> None:
+        """Hand an event to the owner of the states. Never blocks, never lost."""
+        self._mailbox.put_nowait((event, args))
+
+    # --- the one task that owns the states -------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take events until the model is retired and its last instance is gone."""
+        machine = self.lifecycle
+        while not (machine.retired and not machine.instances and not len(machine.queue)):
+            event, args = await self._mailbox.get()
+            try:
+                event(*args)
+            except Exception:  # an error in one event must not orphan the instances
+                log.exception("model %s: event %s failed", self.spec.model, event)
+        await self._tasks.wait()
+
+    # --- effects: what the states ask for --------------------------------------------------------
+
+    def launch(self, instance: Instance, within_s: float) -> None:
+        self.logs[instance.id] = LogRing()
+        while len(self.logs) > LOGS_KEPT:
+            self.logs.popitem(last=False)
+        self._lives[instance.id] = self._tasks.start(
+            self._live(instance, within_s), f"instance {instance.id}"
+        )
+
+    def stop(self, instance: Instance) -> None:
+        running = self._running.get(instance.id)
+        if running is None:
+            self._lives[instance.id].cancel()  # it is still being launched
+        else:
+            within_s = self.lifecycle.settings.stop_within_s
+            self._tasks.start(running.stop(within_s), f"stop {instance.id}")
+
+    def verify(self, instance: Instance) -> None:
+        running = self._running.get(instance.id)
+        if running is not None:
+            self._tasks.start(self._verify(instance.id, running), f"verify {instance.id}")
+
+    def call_later(self, delay_s: float, event: Callable[..., None], *args: object) -> None:
+        asyncio.get_running_loop().call_later(delay_s, self.post, event, *args)
+
+    def changed(self, instance: Instance, state: State) -> None:
+        self._on_change(self.spec.model, instance, state)
+
+    # --- the life of an instance -----------------------------------------------------------------
+
+    async def _live(self, instance: Instance, within_s: float) -> None:
+        """Launch, wait until ready, wait until the process is gone; report each by an event."""
+        machine = self.lifecycle
+        ring = self.logs[instance.id]
+        try:
+            running = await self._start(instance, ring, within_s)
+        except LaunchFailed as failed:
+            self.post(machine.start_failed, instance.id, self._failure(failed, ring))
+            return
+        except asyncio.CancelledError:
+            stopped = Failure("it was stopped while it started", permanent=True)
+            self.post(machine.start_failed, instance.id, stopped)
+            raise
+        finally:
+            self._lives.pop(instance.id, None)
+        endpoint = Endpoint(
+            instance.id,
+            Origin(running.url),
+            key=running.key,
+            max_concurrency=machine.settings.max_concurrency,
+        )
+        self.post(machine.became_ready, instance.id, endpoint)
+        code = await running.wait()
+        self._running.pop(instance.id, None)
+        endpoint.origin.close()
+        self.post(machine.exited, instance.id, self._last_words(_exit(code), ring))
+
+    async def _start(self, instance: Instance, ring: LogRing, within_s: float) -> Running:
+        """A running and ready server; on LaunchFailed and on cancellation nothing is left of it."""
+        running: Running | None = None
+        try:
+            async with asyncio.timeout(within_s):
+                running = await self._launcher.launch(self.spec, ring)
+                self._running[instance.id] = running
+                self.post(self.lifecycle.stage_reached, instance.id, State.LOADING)
+                await self._until_ready(instance, running)
+                return running
+        except BaseException as error:
+            if running is not None:
+                await asyncio.shield(running.stop(self.lifecycle.settings.stop_within_s))
+                self._running.pop(instance.id, None)
+            if isinstance(error, TimeoutError):
+                within = f"{self.lifecycle.settings.start_within_s:g} s"
+                raise LaunchFailed(f"it was not ready within {within} (start_within)") from None
+            raise
+
+    async def _until_ready(self, instance: Instance, running: Running) -> None:
+        def on_stage(stage: str) -> None:
+            self.post(self.lifecycle.stage_reached, instance.id, State(stage))
+
+        probing = self._tasks.start(self._probe(running, on_stage), f"probe {instance.id}")
+        exiting = self._tasks.start(running.wait(), f"watch {instance.id}")
+        try:
+            await asyncio.wait({probing, exiting}, return_when=asyncio.FIRST_COMPLETED)
+            if exiting.done():
+                raise LaunchFailed(f"its server {_exit(exiting.result())} while it loaded")
+            probing.result()
+        except WrongModel as wrong:
+            raise LaunchFailed(str(wrong)) from wrong
+        finally:
+            probing.cancel()
+            exiting.cancel()
+
+    async def _probe(self, running: Running, on_stage: Callable[[str], None]) -> None:
+        await wait_until_ready(
+            running,
+            self.spec.served_as,
+            on_stage,
+            models_path=self._readiness.models_path,
+            canary=self._readiness.canary,
+        )
+
+    async def _verify(self, instance_id: str, running: Running) -> None:
+        try:
+            async with asyncio.timeout(VERIFY_WITHIN_S):
+                await self._probe(running, lambda stage: None)
+            healthy = True
+        except (TimeoutError, WrongModel):
+            healthy = False
+            log.warning("%s does not answer any more and is stopped", instance_id)
+        self.post(self.lifecycle.verified, instance_id, healthy)
+
+    def _abandon(self, waiter: Waiter) -> None:
+        self.post(self.lifecycle.abandon, waiter)
+
+    def _failure(self, failed: LaunchFailed, ring: LogRing) -> Failure:
+        message = self._last_words(f"could not be started: {failed}", ring)
+        log.warning("model %s %s", self.spec.model, message)
+        return Failure(message, failed.permanent)
+
+    def _last_words(self, what: str, ring: LogRing) -> str:
+        tail = ring.tail(LOG_LINES_IN_ERRORS)
+        return f"{what}. Last lines of its log:\n" + "\n".join(tail) if tail else what
+
+
+_NEARNESS = [  # of a state to serving; the state shown for a model is its best instance's
+    State.FAILED,
+    State.OFF,
+    State.DRAINING,
+    State.PROVISIONING,
+    State.LOADING,
+    State.WARMING,
+    State.READY,
+]
+
+
+def _exit(code: int) -> str:
+    return f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"

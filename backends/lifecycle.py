@@ -1,0 +1,387 @@
+"""The states of one cold model's instances, and the only code that changes them.
+
+A synchronous state machine: events come in as method calls, made by the model's one task
+(`backends/cold.py`); side effects go out through `Effects`. Nothing here waits, so no decision
+is taken on a state that has changed meanwhile. States of an instance:
+
+    provisioning -> loading -> warming -> ready -> draining -> (gone)
+          \\------------\\----------\\-> failed -> (gone)
+
+Rules that hold: one start serves all who wait; an instance that starts or serves is never
+unloaded; the idle clock starts at the last byte; a lease is counted only when its waiter took it;
+nobody starts a server for a caller who left.
+"""
+
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from backends.backoff import StartBackoff
+from backends.endpoint import Endpoint
+from backends.lease import Lease, StartFailed, Unavailable, Waiter, WaitQueue
+
+STARTS_REMEMBERED = 20
+SECOND_CHANCE_S = 0.25
+
+
+class State(StrEnum):
+    OFF = "off"
+    PROVISIONING = "provisioning"
+    LOADING = "loading"
+    WARMING = "warming"
+    READY = "ready"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+STARTING = frozenset({State.PROVISIONING, State.LOADING, State.WARMING})
+
+
+@dataclass(frozen=True)
+class ColdSettings:
+    """What may change without a new server process. Durations in seconds, `inf` for never."""
+
+    idle_s: float
+    start_within_s: float
+    stop_within_s: float
+    max_instances: int
+    max_concurrency: int | None
+
+
+@dataclass
+class Instance:
+    """One started model server. `reached` holds the time at which each state was entered."""
+
+    id: str
+    began_s: float
+    state: State = State.PROVISIONING
+    endpoint: Endpoint | None = None
+    idle_since_s: float = 0.0
+    idle_check_s: float | None = None  # when the one timer that watches for idleness fires
+    verifying: bool = False
+    reached: dict[State, float] = field(default_factory=dict)
+
+    @property
+    def in_flight(self) -> int:
+        return self.endpoint.in_flight if self.endpoint else 0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A start that did not succeed; `message` already ends with the server's last log lines."""
+
+    message: str
+    permanent: bool
+
+
+class Effects(Protocol):
+    """What the machine asks of the world. Each answers later by an event, never at once."""
+
+    def launch(self, instance: Instance, within_s: float) -> None: ...
+    def stop(self, instance: Instance) -> None: ...
+    def verify(self, instance: Instance) -> None: ...
+    def post(self, event: Callable[..., None], *args: object) -> None: ...
+    def call_later(self, delay_s: float, event: Callable[..., None], *args: object) -> None: ...
+    def changed(self, instance: Instance, state: State) -> None: ...
+
+
+class Lifecycle:
+    """The instances of one model and the requests that wait for them."""
+
+    def __init__(
+        self,
+        model: str,
+        settings: ColdSettings,
+        queue: WaitQueue,
+        effects: Effects,
+        clock: Callable[[], float],
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.queue = queue
+        self.instances: dict[str, Instance] = {}
+        self.retired = False
+        self.backoff = StartBackoff()
+        self.start_times_s: deque[float] = deque(maxlen=STARTS_REMEMBERED)
+        self._effects = effects
+        self._clock = clock
+        self._launched = 0  # ever, so that ids are not used twice
+        self._wanted = 0  # instances that an operator asked for
+        self._relaunch_due = False
+
+    # --- events from callers ---------------------------------------------------------------
+
+    def acquire(self, waiter: Waiter, excluding: Collection[str] = ()) -> None:
+        """Serve the waiter now, or let it wait and see that an instance comes."""
+        if waiter.gone:
+            return
+        instance = self._with_room(excluding)
+        if instance is not None:
+            self._grant(instance, waiter)
+            return
+        try:
+            self._refuse_if_failing()
+            self.queue.join(waiter)
+        except Unavailable as refusal:
+            waiter.future.set_exception(refusal)
+            return
+        self._grow()
+        if excluding:
+            # An instance that just failed this caller is usually found dead in a moment, and a
+            # new one started; if it lives after all, it is better than nothing.
+            self._effects.call_later(SECOND_CHANCE_S, self._serve_waiters)
+
+    def abandon(self, waiter: Waiter) -> None:
+        self.queue.leave(waiter)
+
+    def released(self, instance_id: str, served: bool) -> None:
+        """A lease came back; `served` says that the server gave an answer with it."""
+        instance = self.instances.get(instance_id)
+        if served:
+            self.backoff.served()
+        if instance is None:
+            return
+        self._verify_if_failing(instance)
+        if instance.in_flight == 0:
+            instance.idle_since_s = self._clock()
+        if instance.state is State.READY:
+            self._serve_waiters()
+            self._watch_idle(instance)
+        elif instance.state is State.DRAINING and instance.in_flight == 0:
+            self._effects.stop(instance)
+
+    # --- events from the world ---------------------------------------------------------------
+
+    def stage_reached(self, instance_id: str, state: State) -> None:
+        instance = self.instances.get(instance_id)
+        if instance is not None and instance.state in STARTING:
+            self._enter(instance, state)
+
+    def became_ready(self, instance_id: str, endpoint: Endpoint) -> None:
+        instance = self.instances.get(instance_id)
+        if instance is None or instance.state not in STARTING:
+            return
+        now_s = self._clock()
+        instance.endpoint = endpoint
+        instance.idle_since_s = now_s
+        self.start_times_s.append(now_s - instance.began_s)
+        self.backoff.ready()
+        self._wanted = 0
+        self._enter(instance, State.READY)
+        self._serve_waiters()
+        self._watch_idle(instance)
+
+    def start_failed(self, instance_id: str, failure: Failure) -> None:
+        """The launch did not lead to a ready server; its process is gone."""
+        instance = self.instances.pop(instance_id, None)
+        if instance is None:
+            return
+        if instance.state is not State.DRAINING:  # else: an operator stopped it while it loaded
+            self._effects.changed(instance, State.FAILED)
+            self._launch_failed(failure)
+        self._effects.changed(instance, State.OFF)
+        self._grow()
+
+    def exited(self, instance_id: str, last_words: str) -> None:
+        """The process of an instance that had been ready is gone: stopped by us, or by itself."""
+        instance = self.instances.pop(instance_id, None)
+        if instance is None:
+            return
+        if instance.state is not State.DRAINING:
+            self._effects.changed(instance, State.FAILED)
+            self.backoff.crashed(self._clock(), last_words)
+        self._effects.changed(instance, State.OFF)
+        self._grow()
+
+    def verified(self, instance_id: str, healthy: bool) -> None:
+        """The answer to `Effects.verify`: a server that lives but no longer answers is stopped."""
+        instance = self.instances.get(instance_id)
+        if instance is None:
+            return
+        instance.verifying = False
+        if instance.endpoint is not None and healthy:
+            instance.endpoint.breaker.succeeded()
+        elif instance.state is State.READY:
+            self._drain(instance, now=True)
+
+    # --- events from operators -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start one instance unless one runs or starts, whatever failed before."""
+        self.backoff.forget()
+        if not any(i.state is not State.DRAINING for i in self.instances.values()):
+            self._wanted = 1
+            self._grow()
+
+    def drain(self, instance_id: str | None = None) -> None:
+        """Let instances finish what they serve, then stop them; new requests start new ones."""
+        self._wanted = 0
+        for instance in list(self.instances.values()):
+            if instance_id in (None, instance.id):
+                self._drain(instance, now=False)
+
+    def stop(self, instance_id: str | None = None) -> None:
+        """Stop instances now, whatever they serve."""
+        self._wanted = 0
+        for instance in list(self.instances.values()):
+            if instance_id in (None, instance.id):
+                self._drain(instance, now=True)
+
+    def retire(self) -> None:
+        """The model left the configuration, or the program ends: serve who waits, then end."""
+        self.retired = True
+        self._end_if_unneeded()
+
+    def reconfigure(self, settings: ColdSettings) -> None:
+        self.settings = settings
+        for instance in self.instances.values():
+            if instance.endpoint is not None:
+                instance.endpoint.max_concurrency = settings.max_concurrency
+            self._watch_idle(instance)
+        self._serve_waiters()
+        self._grow()
+
+    # --- what follows -----------------------------------------------------------------------
+
+    @property
+    def starting(self) -> list[Instance]:
+        return [i for i in self.instances.values() if i.state in STARTING]
+
+    @property
+    def ready(self) -> list[Instance]:
+        return [i for i in self.instances.values() if i.state is State.READY]
+
+    def _refuse_if_failing(self) -> None:
+        left_s = self.backoff.refusing_until_s - self._clock()
+        if left_s > 0 and not self.starting and not self.ready:
+            raise StartFailed(self.backoff.failure or "its last start failed", left_s)
+
+    def _with_room(self, excluding: Collection[str] = ()) -> Instance | None:
+        open_ones = [
+            i
+            for i in self.ready
+            if i.endpoint is not None and i.endpoint.free >= 1 and i.id not in excluding
+        ]
+        return min(open_ones, key=lambda i: i.in_flight, default=None)
+
+    def _grant(self, instance: Instance, waiter: Waiter) -> None:
+        assert instance.endpoint is not None
+        waiter.future.set_result(
+            Lease(
+                instance.endpoint,
+                lambda lease: self._effects.post(self.released, instance.id, lease.served),
+                waited_s=self._clock() - waiter.since_s,
+                cold_start=instance.reached[State.READY] > waiter.since_s,
+            )
+        )
+
+    def _serve_waiters(self) -> None:
+        while len(self.queue) and (instance := self._with_room()):
+            waiter = self.queue.pop()
+            if waiter is None:
+                break
+            self._grant(instance, waiter)
+        self._end_if_unneeded()
+
+    def _grow(self) -> None:
+        """Launch what the queue asks for and the limits allow."""
+        if self._clock() < self.backoff.launch_after_s:
+            self._relaunch_when_due()
+            return
+        while self._more_wanted() and len(self.instances) < self.settings.max_instances:
+            self._launch()
+        self._end_if_unneeded()
+
+    def _more_wanted(self) -> bool:
+        starting = len(self.starting)
+        per_instance = self.settings.max_concurrency or float("inf")
+        coming = starting * per_instance if starting else 0
+        return len(self.queue) > coming or self._wanted > starting + len(self.ready)
+
+    def _launch(self) -> None:
+        now_s = self._clock()
+        self._launched += 1
+        instance = Instance(f"{self.model}#{self._launched}", now_s)
+        self.instances[instance.id] = instance
+        self._enter(instance, State.PROVISIONING)
+        within_s = self.backoff.launching(now_s, self.settings.start_within_s)
+        self._effects.launch(instance, within_s)
+
+    def _launch_failed(self, failure: Failure) -> None:
+        now_s = self._clock()
+        given_up = self.backoff.launch_failed(
+            now_s,
+            failure.message,
+            permanent=failure.permanent,
+            start_within_s=self.settings.start_within_s,
+        )
+        if not given_up:
+            return
+        self._wanted = 0
+        if self.starting or self.ready:
+            return  # another instance serves those who wait
+        while waiter := self.queue.pop():
+            pause_s = self.backoff.refusing_until_s - now_s
+            waiter.future.set_exception(StartFailed(failure.message, pause_s))
+
+    def _relaunch_when_due(self) -> None:
+        if not self._relaunch_due:
+            self._relaunch_due = True
+            delay_s = self.backoff.launch_after_s - self._clock()
+            self._effects.call_later(delay_s, self._relaunch)
+
+    def _relaunch(self) -> None:
+        self._relaunch_due = False
+        self._grow()
+
+    def _verify_if_failing(self, instance: Instance) -> None:
+        endpoint = instance.endpoint
+        failing = endpoint is not None and endpoint.breaker.open_until_s is not None
+        if failing and instance.state is State.READY and not instance.verifying:
+            instance.verifying = True
+            self._effects.verify(instance)
+
+    def _watch_idle(self, instance: Instance) -> None:
+        """Keep one timer per instance, not one per request."""
+        if instance.state is not State.READY or instance.in_flight:
+            return
+        due_s = instance.idle_since_s + self.settings.idle_s
+        if due_s != float("inf") and (
+            instance.idle_check_s is None or due_s < instance.idle_check_s
+        ):
+            instance.idle_check_s = due_s
+            delay_s = max(due_s - self._clock(), 0.0)
+            self._effects.call_later(delay_s, self._idle_due, instance.id)
+
+    def _idle_due(self, instance_id: str) -> None:
+        instance = self.instances.get(instance_id)
+        if instance is None or instance.state is not State.READY:
+            return
+        instance.idle_check_s = None
+        if instance.in_flight:
+            return  # its last byte starts the clock again
+        if self._clock() - instance.idle_since_s >= self.settings.idle_s:
+            self._drain(instance, now=False)
+        else:
+            self._watch_idle(instance)
+
+    def _drain(self, instance: Instance, *, now: bool) -> None:
+        if instance.state is not State.DRAINING:
+            self._enter(instance, State.DRAINING)
+        if now or instance.in_flight == 0:
+            self._effects.stop(instance)
+
+    def _end_if_unneeded(self) -> None:
+        if self.retired and not len(self.queue):
+            for instance in list(self.instances.values()):
+                if instance.state is not State.DRAINING:
+                    self._drain(instance, now=False)
+
+    def _enter(self, instance: Instance, state: State) -> None:
+        if instance.state is state and state in instance.reached:
+            return
+        instance.state = state
+        instance.reached[state] = self._clock()
+        self._effects.changed(instance, state)
