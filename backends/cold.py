@@ -77,17 +77,24 @@ class ColdModel:
         self._tasks = TaskSet()
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, Running] = {}
+        self.ended = asyncio.Event()  # retired, and nothing of it is left
         self.lifecycle = Lifecycle(spec.model, settings, WaitQueue(room), self, clock)
 
     # --- for callers ---------------------------------------------------------------------------
 
-    async def lease(self, size: int, timeout_s: float, excluding: Collection[str] = ()) -> Lease:
-        """A place at an instance, started if need be.
+    async def lease(
+        self,
+        size: int,
+        timeout_s: float,
+        excluding: Collection[str] = (),
+        only: str | None = None,
+    ) -> Lease:
+        """A place at an instance, started if need be; or `only` at one that is ready already.
 
-        Raises QueueFull, StartFailed, WaitExpired. A caller who is cancelled leaves the queue.
+        Raises NoEndpoint (only with `only`), QueueFull, StartFailed, WaitExpired. A caller who is cancelled leaves the queue.
         """
         waiter = Waiter(size, self._clock())
-        self.post(self.lifecycle.acquire, waiter, excluding)
+        self.post(self.lifecycle.acquire, waiter, excluding, only)
         try:
             return await wait_for_lease(waiter, timeout_s, self._abandon)
         except TimeoutError:
@@ -133,6 +140,7 @@ class ColdModel:
             except Exception:  # an error in one event must not orphan the instances
                 log.exception("model %s: event %s failed", self.spec.model, event)
         await self._tasks.wait()
+        self.ended.set()
 
     # --- effects: what the states ask for --------------------------------------------------------
 

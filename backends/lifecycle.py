@@ -20,7 +20,7 @@ from typing import Protocol
 
 from backends.backoff import StartBackoff
 from backends.endpoint import Endpoint
-from backends.lease import Lease, StartFailed, Unavailable, Waiter, WaitQueue
+from backends.lease import Lease, NoEndpoint, StartFailed, Unavailable, Waiter, WaitQueue
 
 STARTS_REMEMBERED = 20
 SECOND_CHANCE_S = 0.25
@@ -113,9 +113,14 @@ class Lifecycle:
 
     # --- events from callers ---------------------------------------------------------------
 
-    def acquire(self, waiter: Waiter, excluding: Collection[str] = ()) -> None:
+    def acquire(
+        self, waiter: Waiter, excluding: Collection[str] = (), only: str | None = None
+    ) -> None:
         """Serve the waiter now, or let it wait and see that an instance comes."""
         if waiter.gone:
+            return
+        if only is not None:
+            self._acquire_at(only, waiter)
             return
         instance = self._with_room(excluding)
         if instance is not None:
@@ -132,6 +137,13 @@ class Lifecycle:
             # An instance that just failed this caller is usually found dead in a moment, and a
             # new one started; if it lives after all, it is better than nothing.
             self._effects.call_later(SECOND_CHANCE_S, self._serve_waiters)
+
+    def _acquire_at(self, instance_id: str, waiter: Waiter) -> None:
+        instance = self.instances.get(instance_id)
+        if instance is not None and instance.state is State.READY:
+            self._grant(instance, waiter)
+        else:
+            waiter.future.set_exception(NoEndpoint(f"instance {instance_id} is gone"))
 
     def abandon(self, waiter: Waiter) -> None:
         self.queue.leave(waiter)

@@ -53,6 +53,13 @@ class Pool:
         endpoint = self._least_loaded(excluding)
         return Lease(endpoint, self._released) if endpoint else None
 
+    def lease_at(self, endpoint_id: str) -> Lease | None:
+        """A place at one certain endpoint, however full or ill it is; None when it is gone."""
+        for endpoint in self.endpoints:
+            if endpoint.id == endpoint_id:
+                return Lease(endpoint, self._released)
+        return None
+
     async def lease(self, size: int, timeout_s: float) -> Lease:
         """Wait for a place. Raises QueueFull, NoEndpoint when nothing is healthy, WaitExpired."""
         if not self.view().healthy:

@@ -1,0 +1,37 @@
+"""How long a caller may be kept waiting, and what to tell the one who cannot wait."""
+
+import math
+
+CALLER_MARGIN_S = 1.0  # answer this long before the caller's own timeout, so that it hears why
+SHORTEST_WAIT_S = 0.1
+LONGEST_RETRY_AFTER_S = 60  # the OpenAI SDK for Node obeys no more; the one for Python 120
+FIRST_START_GUESS_S = 20.0  # before any start was measured
+
+
+def may_wait_s(max_wait_s: float, read_timeout_s: float | None, stream: bool) -> float:
+    """Seconds that a request may be held.
+
+    A streaming caller is kept awake by comments, so only the policy bounds it; any other caller
+    gives up at its read timeout, which the SDKs send along.
+    """
+    if stream or read_timeout_s is None:
+        return max_wait_s
+    return max(min(max_wait_s, read_timeout_s - CALLER_MARGIN_S), SHORTEST_WAIT_S)
+
+
+def remaining_start_s(start_times_s: tuple[float, ...], starting_for_s: float | None) -> float:
+    """The 90th percentile of what is left of a start, from the last ones (nearest rank)."""
+    passed_s = starting_for_s or 0.0
+    longer = sorted(t for t in start_times_s if t > passed_s)
+    if longer:
+        return longer[math.ceil(0.9 * len(longer)) - 1] - passed_s
+    if start_times_s:
+        return max(passed_s * 0.5, 1.0)  # it takes longer than ever before
+    return max(FIRST_START_GUESS_S - passed_s, passed_s * 0.5, 1.0)
+
+
+def retry_after_s(estimate_s: float | None) -> int:
+    """Whole seconds for a Retry-After header, within what every SDK obeys."""
+    if estimate_s is None or math.isinf(estimate_s):
+        return 1
+    return max(1, min(math.ceil(estimate_s), LONGEST_RETRY_AFTER_S))

@@ -1,0 +1,192 @@
+"""A model server's answer on its way to the caller: relayed, metered, never parsed as a whole."""
+
+from collections.abc import Callable
+
+from backends.lease import Lease
+from backends.upstream import IdleTimeout, Response, UpstreamError
+from router.errors import ResponseLost
+from router.pins import Pin, Pins
+from router.record import Record
+from router.request import Headers
+from router.sse import EventSplitter, event_data, has_content, split_events
+from router.usage import PARSED_LIMIT, StreamMeter, from_body
+
+WHOLE_LIMIT = 1024 * 1024  # a plain answer up to this size is kept back until it is complete
+_PIN_WINDOW = 64 * 1024
+
+
+class Answer:
+    """Status, headers and body for the caller. Whoever holds it must `close` it.
+
+    `read` gives b"" at the end and raises ResponseLost when the server died or fell silent.
+    `resumable` tells whether an error frame may follow what was read so far.
+    """
+
+    def __init__(
+        self,
+        response: Response,
+        lease: Lease,
+        record: Record,
+        clock: Callable[[], float],
+    ) -> None:
+        self.status = response.status
+        self.headers: Headers = []  # for the caller, once the answer is accepted
+        self.upstream_headers = response.headers
+        self._response = response
+        self._lease = lease
+        self._record = record
+        self._clock = clock
+        self._pins: Pins | None = None
+        self._pin: Pin | None = None
+        self._ahead: list[bytes] = []
+        self._complete = False
+        record.status = response.status
+
+    @property
+    def resumable(self) -> bool:
+        return False
+
+    def pin(self, pins: Pins, pin: Pin) -> None:
+        """Remember the id of the stored response in this answer, once it passes."""
+        self._pins, self._pin = pins, pin
+
+    async def begin(self) -> None:
+        """Read what must be known before the first byte goes out. Raises ResponseLost."""
+        raise NotImplementedError
+
+    async def read(self) -> bytes:
+        chunk = self._ahead.pop(0) if self._ahead else await self._next()
+        self._record.bytes_out += len(chunk)
+        return chunk
+
+    async def _next(self) -> bytes:
+        raise NotImplementedError
+
+    async def _received(self) -> bytes:
+        """The next bytes from the server, with the first one's time noted."""
+        if self._complete:
+            return b""
+        try:
+            chunk = await self._response.read()
+        except UpstreamError as error:
+            self._lease.failed(self._clock())
+            raise lost(error, self._lease) from error
+        if not chunk:
+            self._complete = True
+        elif self._record.first_byte_s is None:
+            self._record.first_byte_s = self._clock()
+        return chunk
+
+    def _look_for_id(self, chunk: bytes) -> None:
+        if self._pins is not None and self._pin is not None:
+            self._pins.remember(chunk[:_PIN_WINDOW], self._pin)
+            self._pins = None
+
+    def close(self) -> None:
+        """Give the place back; cuts the connection if the server was not done."""
+        self._response.close()
+        self._lease.release()
+
+
+class PlainAnswer(Answer):
+    """A JSON or binary answer. Small ones are whole before they begin, so they cannot be cut."""
+
+    def __init__(
+        self, response: Response, lease: Lease, record: Record, clock: Callable[[], float]
+    ) -> None:
+        super().__init__(response, lease, record, clock)
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._gzipped = (b"content-encoding", b"gzip") in response.headers
+
+    async def begin(self) -> None:
+        while self._size < WHOLE_LIMIT and (chunk := await self._received()):
+            self._keep(chunk)
+        self._ahead = [b"".join(self._parts)] if self._parts else []
+        if self._ahead:
+            self._look_for_id(self._ahead[0])
+
+    async def _next(self) -> bytes:
+        chunk = await self._received()
+        if chunk:
+            self._keep(chunk)
+        return chunk
+
+    def _keep(self, chunk: bytes) -> None:
+        self._size += len(chunk)
+        if self._size <= PARSED_LIMIT:
+            self._parts.append(chunk)
+        else:
+            self._parts.clear()
+
+    def close(self) -> None:
+        super().close()
+        if self._complete and self._size <= PARSED_LIMIT and self.status == 200:
+            body = b"".join(self._parts)
+            self._record.usage = from_body(body, self._gzipped)
+        self._parts.clear()
+
+
+class StreamAnswer(Answer):
+    """Server-sent events, passed on as they come, whole events at a time."""
+
+    def __init__(
+        self,
+        response: Response,
+        lease: Lease,
+        record: Record,
+        clock: Callable[[], float],
+        *,
+        drop_usage: bool,
+    ) -> None:
+        super().__init__(response, lease, record, clock)
+        self._splitter = EventSplitter()
+        self._meter = StreamMeter(drop=drop_usage)
+        self.begins_with_error = False
+
+    @property
+    def resumable(self) -> bool:
+        return not self._splitter.torn
+
+    async def begin(self) -> None:
+        """Wait for the first event: one that is an error may still be answered elsewhere."""
+        first = await self._next()
+        if first:
+            self._ahead.append(first)
+            self.begins_with_error = _is_error(first)
+            self._look_for_id(first)
+
+    async def _next(self) -> bytes:
+        while chunk := await self._received():
+            events = self._splitter.feed(chunk)
+            if events:
+                self._mark_first_token(events)
+                events = self._meter.see(events)
+            if events:
+                return events
+        return self._splitter.rest()
+
+    def _mark_first_token(self, events: bytes) -> None:
+        if self._record.first_token_s is None and has_content(events):
+            self._record.first_token_s = self._clock()
+
+    def close(self) -> None:
+        super().close()
+        self._record.usage = self._meter.usage
+
+
+def _is_error(events: bytes) -> bool:
+    """Whether the first event that carries data is an error, in any dialect."""
+    for event in split_events(events):
+        data = event_data(event).lstrip()
+        if data:
+            named = b"event: error" in event or b"event:error" in event
+            return named or data.startswith((b'{"error":', b'{"error" :'))
+    return False
+
+
+def lost(error: UpstreamError, lease: Lease) -> ResponseLost:
+    """The one translation of a failure in the middle of an answer."""
+    if isinstance(error, IdleTimeout):
+        return ResponseLost(f"{lease.endpoint.id} fell silent: {error}", code="upstream_timeout")
+    return ResponseLost(f"{lease.endpoint.id} broke off its answer: {error}")

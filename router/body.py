@@ -1,0 +1,203 @@
+"""A request's body: what routing reads of it, and the few bytes of it that may be changed.
+
+Everything else is forwarded as it came: unknown fields, the order of keys, the spelling of
+numbers. Reading costs one pass (msgspec keeps each top-level value as raw bytes).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+from msgspec import Raw
+
+from router.errors import BadRequest
+
+_FIELDS = msgspec.json.Decoder(dict[str, Raw])
+_WHITESPACE = b" \t\r\n"
+_ASK_USAGE = b'"stream_options":{"include_usage":true},'
+
+
+class Body(Protocol):
+    """A request body that names a model."""
+
+    raw: bytes
+    model: str
+    stream: bool
+
+    def rewritten(self, model: str, *, ask_usage: bool) -> bytes:
+        """The bytes to send to a server that calls the model `model`."""
+
+
+@dataclass(slots=True)
+class JsonBody:
+    """A JSON object. `usage_asked` is the caller's `stream_options.include_usage`."""
+
+    raw: bytes
+    fields: dict[str, Raw]
+    model: str
+    stream: bool
+    usage_asked: bool
+
+    def text(self, key: str) -> str | None:
+        """A top-level string field, None when it is absent or no string."""
+        value = self.fields.get(key)
+        if value is None:
+            return None
+        try:
+            return msgspec.json.decode(value, type=str)
+        except msgspec.MsgspecError:
+            return None
+
+    def rewritten(self, model: str, *, ask_usage: bool) -> bytes:
+        body = self.raw
+        if model != self.model:
+            body = self._replace(body, "model", msgspec.json.encode(model))
+        if ask_usage and self.stream and not self.usage_asked:
+            body = self._ask_usage(body)
+        return body
+
+    def _ask_usage(self, body: bytes) -> bytes:
+        if "stream_options" in self.fields:
+            options = _stream_options(self.fields["stream_options"])
+            options["include_usage"] = Raw(b"true")
+            return self._replace(body, "stream_options", msgspec.json.encode(options))
+        start = body.index(b"{") + 1
+        return body[:start] + _ASK_USAGE + body[start:]
+
+    def _replace(self, body: bytes, key: str, value: bytes) -> bytes:
+        """Put `value` in the place of a top-level value, touching no other byte if possible."""
+        old = bytes(self.fields[key])
+        spot = _only_spot(body, b'"' + key.encode() + b'"', old)
+        if spot is not None:
+            return body[:spot] + value + body[spot + len(old) :]
+        # The text `"model": "x"` occurs in more than one place, so say which one by writing the
+        # top level anew: values stay as they were, only the white space between them goes.
+        fields = _FIELDS.decode(body)
+        fields[key] = Raw(value)
+        return msgspec.json.encode(fields)
+
+
+def _only_spot(body: bytes, key: bytes, value: bytes) -> int | None:
+    """Where `value` stands behind `key`, when there is exactly one such place in the body."""
+    spot = None
+    at = body.find(key)
+    while at >= 0:
+        start = body.find(value, at + len(key))
+        if start >= 0 and body[at + len(key) : start].strip(_WHITESPACE) == b":":
+            if spot is not None:
+                return None
+            spot = start
+        at = body.find(key, at + 1)
+    return spot
+
+
+def parse_json(raw: bytes) -> JsonBody:
+    """Read what routing needs. Raises BadRequest that says what is wrong with the body."""
+    try:
+        fields = _FIELDS.decode(raw)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"the body must be a JSON object: {error}", code="invalid_type") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json") from error
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deeply", code="invalid_json") from error
+    stream = fields.get("stream")
+    options = _stream_options(fields.get("stream_options"))
+    return JsonBody(
+        raw,
+        fields,
+        _model_name(fields.get("model")),
+        stream=stream is not None and _boolean(stream, "stream"),
+        usage_asked=options.get("include_usage") == Raw(b"true"),
+    )
+
+
+def _model_name(value: Raw | None) -> str:
+    if value is None:
+        raise BadRequest(
+            "the body has no 'model'; GET /v1/models lists the names",
+            code="missing_required_parameter",
+            param="model",
+        )
+    try:
+        name = msgspec.json.decode(value, type=str)
+    except msgspec.MsgspecError as error:
+        raise BadRequest("'model' must be a string", code="invalid_type", param="model") from error
+    if not name:
+        raise BadRequest("'model' is empty", code="invalid_value", param="model")
+    return name
+
+
+def _boolean(value: Raw, name: str) -> bool:
+    text = bytes(value)
+    if text == b"null":
+        return False
+    if text not in (b"true", b"false"):
+        raise BadRequest(f"'{name}' must be true or false", code="invalid_type", param=name)
+    return text == b"true"
+
+
+def _stream_options(value: Raw | None) -> dict[str, Raw]:
+    if value is None or bytes(value) == b"null":
+        return {}
+    try:
+        return _FIELDS.decode(value)
+    except msgspec.MsgspecError as error:
+        message = "'stream_options' must be an object"
+        raise BadRequest(message, code="invalid_type", param="stream_options") from error
+
+
+_BOUNDARY = re.compile(rb'boundary="?([^";,]{1,70})"?', re.IGNORECASE)
+_PART_NAME = re.compile(rb'name="([^"]*)"', re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class MultipartBody:
+    """A form, such as an audio upload. `_span` is where the model's name stands in it."""
+
+    raw: bytes
+    model: str
+    stream: bool
+    _span: tuple[int, int]
+
+    def rewritten(self, model: str, *, ask_usage: bool) -> bytes:
+        if model == self.model:
+            return self.raw
+        start, end = self._span
+        return self.raw[:start] + model.encode() + self.raw[end:]
+
+
+def parse_multipart(raw: bytes, content_type: bytes) -> MultipartBody:
+    """Find the form's `model` and `stream`. Raises BadRequest."""
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        raise BadRequest("the multipart body's content-type names no boundary")
+    fields = _small_fields(raw, b"--" + found.group(1))
+    if b"model" not in fields:
+        raise BadRequest(
+            "the form has no field 'model'", code="missing_required_parameter", param="model"
+        )
+    start, end = fields[b"model"]
+    try:
+        model = raw[start:end].decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest("'model' is not UTF-8", param="model") from error
+    stream = raw[slice(*fields.get(b"stream", (0, 0)))].lower() == b"true"
+    return MultipartBody(raw, model, stream, (start, end))
+
+
+def _small_fields(raw: bytes, delimiter: bytes) -> dict[bytes, tuple[int, int]]:
+    """The span of each part's content by its name; files are stepped over, not copied."""
+    spans: dict[bytes, tuple[int, int]] = {}
+    at = raw.find(delimiter)
+    while at >= 0:
+        head_end = raw.find(b"\r\n\r\n", at)
+        following = raw.find(b"\r\n" + delimiter, at + len(delimiter))
+        if head_end < 0 or following < 0:
+            break
+        name = _PART_NAME.search(raw, at, head_end)
+        if name is not None and head_end + 4 <= following:
+            spans.setdefault(name.group(1), (head_end + 4, following))
+        at = following + 2
+    return spans

@@ -1,0 +1,250 @@
+"""One request's journey: lease, attempt, another attempt elsewhere if need be, answer.
+
+An attempt is repeated only while the caller has had no byte. Owns the record of the request; the
+answer that it returns gives the lease back when it is closed.
+"""
+
+import logging
+from collections.abc import Callable
+
+from backends.fleet import Fleet, Snapshot
+from backends.lease import Lease
+from backends.upstream import ConnectFailed, FirstByteTimeout, Response, Timeouts, UpstreamError
+from config.schema import Settings
+from policies.retry import counts_against_health, judge_status
+from policies.waiting import may_wait_s
+from router import headers
+from router.answer import Answer, PlainAnswer, StreamAnswer
+from router.errors import (
+    GatewayError,
+    NotFound,
+    ResponseLost,
+    UnknownModel,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+from router.pins import Pin, Pins
+from router.places import Place, Places
+from router.record import Attempt, Record
+from router.request import Request
+
+log = logging.getLogger("lamplighter.journey")
+
+
+class Router:
+    """Sends requests on their journeys over the fleet as it is configured at that moment."""
+
+    def __init__(self, fleet: Fleet, clock: Callable[[], float]) -> None:
+        self.fleet = fleet
+        self.pins = Pins()
+        self._clock = clock
+
+    async def open(self, request: Request, record: Record) -> Answer:
+        """Route the request and return the beginning of its answer. Raises GatewayError."""
+        snapshot = self.fleet.snapshot
+        pin = self._pin(request)
+        model = self._model(snapshot, request, pin)
+        record.model = model
+        journey = _Journey(snapshot, request, record, model, self.pins, self._clock)
+        return await journey.run(pin)
+
+    def _pin(self, request: Request) -> Pin | None:
+        response_id = request.follows_response
+        if response_id is None:
+            return None
+        pin = self.pins.find(response_id)
+        if pin is None and request.body is None:
+            raise NotFound(
+                f"response '{response_id}' is not known here: responses are kept by the model "
+                "server that made them, and only while it runs"
+            )
+        return pin
+
+    def _model(self, snapshot: Snapshot, request: Request, pin: Pin | None) -> str:
+        if request.body is None:
+            assert pin is not None
+            return pin.model
+        asked = request.body.model
+        model = snapshot.config.resolve(asked)
+        if model is None:
+            raise unknown_model(snapshot, asked)
+        return model
+
+
+def unknown_model(snapshot: Snapshot, asked: str) -> UnknownModel:
+    near = snapshot.config.near(asked)
+    names = ", ".join(f"'{name}'" for name in near)
+    hint = f"did you mean {names}?" if near else "GET /v1/models lists the names"
+    shown = asked if len(asked) <= 200 else asked[:200] + "..."
+    return UnknownModel(f"model '{shown}' does not exist; {hint}", param="model")
+
+
+class _Journey:
+    """The state of one journey."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        request: Request,
+        record: Record,
+        model: str,
+        pins: Pins,
+        clock: Callable[[], float],
+    ) -> None:
+        self._request = request
+        self._record = record
+        self._pins = pins
+        self._clock = clock
+        self._settings: Settings = snapshot.config.settings(model)
+        self._places = Places(snapshot, model, clock)
+        self._attempts_left = self._settings.retries
+        wait_s = may_wait_s(self._settings.max_wait, request.read_timeout_s, request.stream)
+        self._deadline_s = record.received_s + wait_s
+
+    async def run(self, pin: Pin | None) -> Answer:
+        while True:
+            place, lease = await self._lease(pin)
+            self._note(place, lease)
+            try:
+                answer = await self._attempt(place, lease)
+            except BaseException:
+                lease.release()
+                raise
+            if answer is not None:
+                return answer
+            lease.release()
+            self._places.tried.add(lease.endpoint.id)
+            self._attempts_left -= 1
+            pin = None
+
+    async def _lease(self, pin: Pin | None) -> tuple[Place, Lease]:
+        request = self._request
+        if pin is not None:
+            found = await self._places.pinned(pin, request.size, self._deadline_s)
+            if found is not None:
+                return found
+        if request.body is None:
+            raise NotFound(
+                f"response '{request.response_id}' is gone: the model server that made it stopped"
+            )
+        return await self._places.lease(request.size, self._deadline_s)
+
+    def _note(self, place: Place, lease: Lease) -> None:
+        record = self._record
+        record.placement = place.step.kind
+        record.reasons.append(place.step.reason)
+        record.endpoint = lease.endpoint.id
+        record.served_as = place.served_as
+        record.waited_s += lease.waited_s
+        record.cold_start = record.cold_start or lease.cold_start
+        record.attempts.append(Attempt(lease.endpoint.id, place.step.kind, self._clock()))
+
+    async def _attempt(self, place: Place, lease: Lease) -> Answer | None:
+        """The answer, or None when it is worth asking elsewhere. Raises GatewayError."""
+        attempt = self._record.attempts[-1]
+        try:
+            response = await self._send(place, lease)
+        except UpstreamError as error:
+            attempt.error = type(error).__name__
+            lease.failed(self._clock(), at_once=isinstance(error, ConnectFailed))
+            if self._may_retry(error, lease):
+                return None
+            raise translate(error, lease) from error
+        attempt.status = response.status
+        answer = self._answer(place, lease, response)
+        try:
+            if await self._accept(answer, lease):
+                self._dress(answer, place, lease)
+                return answer
+        except BaseException:
+            answer.close()
+            raise
+        answer.close()
+        return None
+
+    async def _send(self, place: Place, lease: Lease) -> Response:
+        request = self._request
+        endpoint = lease.endpoint
+        limits = self._settings.timeouts
+        prefix = endpoint.origin.target_prefix
+        return await endpoint.origin.open(
+            request.method,
+            (prefix.removesuffix(b"/v1") if request.at_root else prefix) + request.target,
+            headers.sent_on(request, key=endpoint.key, outside=place.step.kind == "api"),
+            request.body_for(place.served_as, self._settings.stream_usage),
+            Timeouts(limits.connect, limits.first_byte, limits.idle),
+        )
+
+    def _answer(self, place: Place, lease: Lease, response: Response) -> Answer:
+        media = next((v for n, v in response.headers if n == b"content-type"), b"")
+        answer: Answer
+        if media.startswith(b"text/event-stream"):
+            drop = self._request.drops_usage(self._settings.stream_usage)
+            answer = StreamAnswer(response, lease, self._record, self._clock, drop_usage=drop)
+        else:
+            answer = PlainAnswer(response, lease, self._record, self._clock)
+        if self._request.dialect == "responses" and response.status == 200:
+            answer.pin(self._pins, Pin(place.model, lease.endpoint.id))
+        return answer
+
+    async def _accept(self, answer: Answer, lease: Lease) -> bool:
+        """Whether this answer goes to the caller; False to ask elsewhere. Raises ResponseLost."""
+        status = answer.status
+        if counts_against_health(status):
+            lease.failed(self._clock())
+        else:
+            lease.succeeded()
+        if status >= 400 and judge_status(status, self._elsewhere_now(lease)) == "elsewhere":
+            return False
+        try:
+            await answer.begin()
+        except ResponseLost:
+            self._record.attempts[-1].error = "ResponseCut"
+            if self._attempts_left and self._places.elsewhere(lease.endpoint.id, at_once=False):
+                return False
+            raise
+        if isinstance(answer, StreamAnswer) and answer.begins_with_error:
+            lease.failed(self._clock())
+            return not self._elsewhere_now(lease)
+        return True
+
+    def _elsewhere_now(self, lease: Lease) -> bool:
+        """Whether another attempt is allowed and another endpoint has room for it now."""
+        return self._attempts_left > 0 and self._places.elsewhere(lease.endpoint.id, at_once=True)
+
+    def _may_retry(self, error: UpstreamError, lease: Lease) -> bool:
+        """A server that is merely slow may still be at work on the request: not twice."""
+        if isinstance(error, FirstByteTimeout) or not self._attempts_left:
+            return False
+        return self._places.elsewhere(lease.endpoint.id, at_once=False)
+
+    def _dress(self, answer: Answer, place: Place, lease: Lease) -> None:
+        record = self._record
+        relayed = headers.returned(
+            answer.upstream_headers, length_known=isinstance(answer, PlainAnswer)
+        )
+        answer.headers = [
+            *relayed,
+            (b"x-lamplighter-model", _header(place.model)),
+            (b"x-lamplighter-served-model", _header(place.served_as)),
+            (b"x-lamplighter-placement", place.step.kind.encode()),
+            (b"x-lamplighter-instance", _header(lease.endpoint.id)),
+            (b"x-lamplighter-cold-start", b"true" if record.cold_start else b"false"),
+            (b"x-lamplighter-wait-ms", str(round(record.waited_s * 1000)).encode()),
+            (b"x-lamplighter-attempts", str(len(record.attempts)).encode()),
+        ]
+        if answer.status >= 400:
+            answer.headers.append((b"x-lamplighter-error-source", b"backend"))
+
+
+def _header(text: str) -> bytes:
+    """Names may hold any printable character; header values hold ASCII."""
+    return text.encode("ascii", "backslashreplace")
+
+
+def translate(error: UpstreamError, lease: Lease) -> GatewayError:
+    """The one translation of a failure before the first byte."""
+    message = f"{lease.endpoint.id} gave no answer: {error}"
+    if isinstance(error, FirstByteTimeout):
+        return UpstreamTimeout(message)
+    return UpstreamFailed(message)

@@ -1,0 +1,173 @@
+"""Where one request may go now: the plan, and the lease that the plan's first success gives."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from backends.cold import ColdView
+from backends.fleet import ModelBackends, Snapshot
+from backends.lease import (
+    Lease,
+    NoEndpoint,
+    QueueFull,
+    StartFailed,
+    Unavailable,
+    WaitExpired,
+)
+from config.schema import Model
+from policies.placement import ColdState, HotState, Step, choose
+from policies.waiting import remaining_start_s, retry_after_s
+from router.errors import GatewayError, ModelStarting, ModelUnavailable, Saturated
+from router.pins import Pin
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One step of the plan, for the model itself or for one of its fallbacks."""
+
+    model: str
+    step: Step
+    backends: ModelBackends
+    config: Model
+
+    @property
+    def served_as(self) -> str:
+        """What the server of this place calls the model."""
+        if self.step.kind == "api" and self.config.api is not None:
+            return self.config.api.model or self.config.served_as or self.model
+        return self.config.served_as or self.model
+
+
+class Places:
+    """The places for one request. `tried` holds ids of endpoints that failed it already."""
+
+    def __init__(self, snapshot: Snapshot, model: str, clock: Callable[[], float]) -> None:
+        self.tried: set[str] = set()
+        self._snapshot = snapshot
+        self._model = model
+        self._clock = clock
+
+    def plan(self) -> Iterator[Place]:
+        """In order of preference, computed as it is asked for, so that state is fresh."""
+        for model in self._with_fallbacks():
+            backends = self._snapshot.backends[model]
+            config = self._snapshot.config.models[model]
+            for step in choose(*_states(backends, self.tried)):
+                yield Place(model, step, backends, config)
+
+    def elsewhere(self, endpoint_id: str, *, at_once: bool) -> bool:
+        """Whether another endpoint could take over from this one; `at_once` without a start."""
+        excluded = self.tried | {endpoint_id}
+        for model in self._with_fallbacks():
+            hot, cold, api = _states(self._snapshot.backends[model], excluded)
+            if at_once and cold is not None and cold.free < 1:
+                cold = None
+            if any(
+                not (at_once and step.wait and step.kind == "hot")
+                for step in choose(hot, cold, api)
+            ):
+                return True
+        return False
+
+    async def lease(self, size: int, deadline_s: float) -> tuple[Place, Lease]:
+        """The first lease that the plan gives. Raises the GatewayError that says why none did."""
+        refusal: tuple[Place, Unavailable] | None = None
+        for place in self.plan():
+            try:
+                lease = await self._ask(place, size, deadline_s)
+            except Unavailable as error:
+                refusal = refusal or (place, error)
+                continue
+            if lease is not None:
+                return place, lease
+        if refusal is None:
+            raise self._nothing_left()
+        raise explain(*refusal)
+
+    async def pinned(self, pin: Pin, size: int, deadline_s: float) -> tuple[Place, Lease] | None:
+        """A lease at the endpoint that made a stored response; None when it is gone."""
+        backends = self._snapshot.backends.get(pin.model)
+        if backends is None:
+            return None
+        config = self._snapshot.config.models[pin.model]
+        try:
+            kind, lease = await backends.lease_at(pin.endpoint, size, deadline_s - self._clock())
+        except Unavailable:
+            return None
+        return Place(pin.model, Step(kind, False, "it made this response"), backends, config), lease
+
+    async def _ask(self, place: Place, size: int, deadline_s: float) -> Lease | None:
+        backends, step = place.backends, place.step
+        timeout_s = max(deadline_s - self._clock(), 0.0)
+        if step.kind == "cold":
+            assert backends.cold is not None
+            return await backends.cold.lease(size, timeout_s, frozenset(self.tried))
+        pool = backends.hot if step.kind == "hot" else backends.api
+        assert pool is not None
+        if step.wait:
+            return await pool.lease(size, timeout_s)
+        return pool.try_lease(self.tried)
+
+    def _with_fallbacks(self) -> Iterator[str]:
+        """The model, then its fallbacks, then theirs: each once."""
+        seen = [self._model]
+        for model in seen:
+            yield model
+            seen.extend(m for m in self._snapshot.config.models[model].fallback if m not in seen)
+
+    def _nothing_left(self) -> ModelUnavailable:
+        pools = [p for m in self._with_fallbacks() for p in self._snapshot.backends[m].pools]
+        wait_s = min((p.next_probe_s() for p in pools), default=1.0)
+        return ModelUnavailable(
+            f"no endpoint of model '{self._model}' is healthy",
+            code="no_endpoints",
+            retry_after_s=retry_after_s(wait_s),
+        )
+
+
+def _states(
+    backends: ModelBackends, excluded: set[str]
+) -> tuple[HotState | None, ColdState | None, bool | None]:
+    hot = cold = api = None
+    if backends.hot is not None:
+        pool = backends.hot.view(excluded)
+        hot = HotState(pool.healthy, pool.free)
+    if backends.cold is not None:
+        view = backends.cold.view(excluded)
+        starting = view.starting_for_s is not None
+        cold = ColdState(view.ready, view.free, starting, view.refusing_for_s)
+    if backends.api is not None:
+        api = backends.api.view(excluded).healthy > 0
+    return hot, cold, api
+
+
+def explain(place: Place, refusal: Unavailable) -> GatewayError:
+    """What a caller is told who got no lease at this place."""
+    model = f"model '{place.model}'"
+    after_s = retry_after_s(refusal.retry_after_s)
+    match refusal:
+        case QueueFull():
+            return Saturated(f"{model}: {refusal}; try again later", retry_after_s=after_s)
+        case WaitExpired(starting=True):
+            return _starting(place, refusal)
+        case WaitExpired():
+            message = f"{model} {refusal}, and this request's time to wait is over"
+            return Saturated(message, code="queue_timeout", retry_after_s=after_s)
+        case StartFailed():
+            return ModelUnavailable(f"{model} {refusal}", retry_after_s=after_s)
+        case NoEndpoint():
+            message = f"{model}: {refusal}"
+            return ModelUnavailable(message, code="no_endpoints", retry_after_s=after_s)
+        case _:
+            return ModelUnavailable(f"{model} {refusal}", retry_after_s=after_s)
+
+
+def _starting(place: Place, refusal: WaitExpired) -> ModelStarting:
+    cold = place.backends.cold
+    view: ColdView | None = cold.view() if cold else None
+    left_s = remaining_start_s(view.start_times_s, view.starting_for_s) if view else None
+    after_s = retry_after_s(left_s)
+    return ModelStarting(
+        f"model '{place.model}' {refusal}; about {after_s} s are left. Try again then, "
+        "or allow more time (max_wait in the configuration, the timeout in the client)",
+        retry_after_s=after_s,
+    )

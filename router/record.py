@@ -1,0 +1,57 @@
+"""What is known of one request when its last byte has gone: one struct, filled by plain appends.
+
+Metrics, and later the trace store and spans, are derived from it off the hot path. It holds no
+prompt, no answer and no key.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from router.usage import Usage
+
+Outcome = Literal["ok", "client_error", "error", "cancelled"]
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one endpoint. Times are seconds of the router's clock."""
+
+    endpoint: str
+    placement: str
+    began_s: float
+    status: int | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Record:
+    """Times are seconds of the router's monotonic clock; None for what did not happen."""
+
+    request_id: str
+    dialect: str
+    received_s: float
+    model: str = ""  # as configured; empty when the request named none that exists
+    served_as: str = ""
+    stream: bool = False
+    placement: str = ""
+    endpoint: str = ""
+    reasons: list[str] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    waited_s: float = 0.0
+    cold_start: bool = False
+    first_byte_s: float | None = None
+    first_token_s: float | None = None
+    ended_s: float | None = None
+    status: int = 0
+    error_code: str = ""
+    usage: Usage | None = None
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.error_code == "cancelled":
+            return "cancelled"
+        if self.error_code or self.status >= 500 or not self.status:
+            return "client_error" if 400 <= self.status < 500 else "error"
+        return "client_error" if self.status >= 400 else "ok"
