@@ -1,0 +1,347 @@
+"""What a configuration is: frozen models, one per map in the YAML, each field described.
+
+Fields hold seconds, bytes and USD whatever way they were written. What needs the places of two
+keys (names used twice, cycles) is checked in `checks.py`, before these models are built.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic.fields import FieldInfo
+
+from config.durations import Duration, Size, Timeout, TimeoutOrNever, seconds, size_in_bytes
+from config.fields import (
+    MAX_NAME,
+    ApiUrl,
+    BaseUrl,
+    Command,
+    Environment,
+    Flag,
+    Host,
+    Name,
+    Real,
+    Secret,
+    UrlPath,
+    Usd,
+    Version,
+    Whole,
+)
+
+
+def _lasts(text: str, description: str) -> Any:
+    return Field(
+        default=seconds(text), description=description, json_schema_extra={"default": text}
+    )
+
+
+def _holds(text: str, description: str) -> Any:
+    return Field(
+        default=size_in_bytes(text), description=description, json_schema_extra={"default": text}
+    )
+
+
+def _or(built_in: object, description: str) -> Any:
+    """Not set here: the value of `defaults` holds, and without it the built-in one."""
+    return Field(
+        default=None, description=description, json_schema_extra={"default": built_in}  # type: ignore[dict-item]
+    )
+
+
+class Part(BaseModel):
+    """One map of the file. `key:` with nothing after it is the same as no key."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        return {k: v for k, v in data.items() if v is not None or k not in cls.model_fields}
+
+
+class Server(Part):
+    host: Host = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: Annotated[Whole, Field(ge=0, le=65535)] = Field(
+        default=8080, description="TCP port to listen on; 0 takes a free one."
+    )
+    max_body: Size = _holds("32MiB", "Largest request body; larger ones get 413.")
+    max_header_bytes: Size = _holds("64KiB", "Largest request head: request line and headers.")
+    header_timeout: Timeout = _lasts("10s", "How long a client may take to send its headers.")
+    body_timeout: Timeout = _lasts("30s", "Longest silence while a request body is read.")
+    drain_within: Duration = _lasts("30s", "How long a graceful stop lets requests finish.")
+
+
+class Admin(Part):
+    key: Annotated[Secret, Field(min_length=8)] | None = Field(
+        default=None, description="Bearer token that /admin asks for; at least 8 characters."
+    )
+
+
+class Queue(Part):
+    requests: Annotated[Whole, Field(ge=1)] | None = _or(
+        1000, "Most requests that may wait for the model; more get 429."
+    )
+    bytes: Size | None = _or("256MiB", "Most bytes of waiting request bodies; more get 429.")
+
+
+class Timeouts(Part):
+    connect: Timeout | None = _or("5s", "Longest time to connect to a model server.")
+    first_byte: TimeoutOrNever | None = _or("10m", "Longest wait for the first byte of an answer.")
+    idle: TimeoutOrNever | None = _or("2m", "Longest silence between two parts of an answer.")
+    total: TimeoutOrNever | None = _or("never", "Longest time for a whole answer.")
+
+
+class Keepalive(Part):
+    grace: Duration | None = _or(
+        "2s", "How long a waiting stream is held for its true status before 200 is sent."
+    )
+    every: Annotated[Timeout, Field(le=15)] | None = _or(
+        "10s", "Time between two SSE comments to a waiting stream; at most 15s."
+    )
+
+
+class Overridable(Part):
+    """Keys that stand in `defaults` and in each model; the model wins, leaf by leaf."""
+
+    max_wait: Duration | None = _or(
+        "4m",
+        "How long a request may wait for a model to be ready. Below five minutes by default,"
+        " because Node's fetch gives up after 300 s without headers.",
+    )
+    retries: Annotated[Whole, Field(ge=0, le=10)] | None = _or(
+        2, "How often a request is tried again elsewhere before its first byte; 0 to 10."
+    )
+    queue: Queue = Field(default=Queue(), description="How much may wait for the model.")
+    timeouts: Timeouts = Field(default=Timeouts(), description="Limits on one try at a server.")
+    keepalive: Keepalive = Field(
+        default=Keepalive(), description="What a stream receives while it waits for a start."
+    )
+    stream_usage: Flag | None = _or(
+        True,
+        "Ask backends for usage on streams so that tokens are counted, and remove it for callers"
+        " who did not ask.",
+    )
+
+
+class Defaults(Overridable):
+    pass
+
+
+class Price(Part):
+    input: Usd = Field(default=0.0, description="USD per million input tokens.")
+    output: Usd = Field(default=0.0, description="USD per million output tokens.")
+
+
+class Check(Part):
+    every: Timeout = _lasts("10s", "Time between two health checks of a URL.")
+
+
+class Endpoint(Part):
+    url: BaseUrl = Field(description="OpenAI base URL that ends in /v1.")
+    weight: Annotated[Real, Field(gt=0)] = Field(
+        default=1.0, description="Share of the requests relative to the other URLs; above 0."
+    )
+    max_concurrency: Annotated[Whole, Field(ge=1)] | None = Field(
+        default=None, description="Most requests at a time; no limit when left out."
+    )
+    key: Secret | None = Field(default=None, description="Bearer token for this server.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, data: object) -> object:
+        return {"url": data} if isinstance(data, str) else data
+
+
+class Hot(Part):
+    urls: Annotated[tuple[Endpoint, ...], Field(min_length=1)] = Field(
+        description="Always-on OpenAI servers: base URLs, or maps with url and options."
+    )
+    check: Check = Field(default=Check(), description="Active health check of each URL.")
+
+
+class Ready(Part):
+    path: UrlPath = Field(
+        default="/models", description="Path, relative to base_path, that must list the model."
+    )
+    canary: Flag = Field(
+        default=True, description="Ask for one token before the first request is let through."
+    )
+
+
+class Cold(Part):
+    launcher: Literal["process"] = Field(
+        default="process", description="What starts the server: process, a child on this machine."
+    )
+    command: Command = Field(
+        repr=False,
+        description="Program and arguments, as a list or as one string split like a shell does."
+        " {port} is filled in and required; {host}, {model}, {served_as}, {key} and {python} may"
+        " be used.",
+    )
+    env: Environment = Field(
+        default_factory=dict,
+        repr=False,
+        description="Environment variables added to the gateway's own; same placeholders.",
+    )
+    base_path: UrlPath = Field(default="/v1", description="Where the server has its OpenAI API.")
+    ready: Ready = Field(default=Ready(), description="When a started server counts as ready.")
+    idle: TimeoutOrNever = _lasts("5m", "Stop after this long without a request, or never.")
+    start_within: Timeout = _lasts("5m", "Give up a start after this long.")
+    stop_within: Duration = _lasts("10s", "Time between SIGTERM and SIGKILL at a stop.")
+    max_instances: Annotated[Whole, Field(ge=1, le=1000)] = Field(
+        default=1, description="Most servers at a time; above 1 needs max_concurrency."
+    )
+    max_concurrency: Annotated[Whole, Field(ge=1)] | None = Field(
+        default=None, description="Most requests at a time to one server; no limit when left out."
+    )
+    gpu_hour: Usd = Field(default=0.0, description="What one running server costs, USD per hour.")
+
+    @property
+    def launch_identity(self) -> Hashable:
+        """What needs a new server when it changes; all else is changed in place."""
+        env = tuple(sorted(self.env.items()))
+        return (self.launcher, self.command, env, self.base_path, self.ready)
+
+
+class Api(Part):
+    url: ApiUrl = Field(description="OpenAI base URL of the outside API.")
+    model: Name | None = Field(
+        default=None, description="Name of the model there; served_as or the name when left out."
+    )
+    key: Secret | None = Field(default=None, description="Bearer token for the API.")
+    price: Price = Field(default=Price(), description="What the API charges.")
+
+
+class Model(Overridable):
+    served_as: Name | None = Field(
+        default=None, description="What the model server calls the model; the name when left out."
+    )
+    aliases: tuple[Name, ...] = Field(default=(), description="More names for the same model.")
+    price: Price = Field(default=Price(), description="Your own rate card for this model.")
+    fallback: tuple[Name, ...] = Field(
+        default=(),
+        description="Other models, tried in this order before the first byte only, when nothing of"
+        " this model can answer.",
+    )
+    hot: Hot | None = Field(default=None, description="Servers that are always on.")
+    cold: Cold | None = Field(default=None, description="A server that is started on demand.")
+    api: Api | None = Field(default=None, description="An outside API.")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for one model after merging: model, then defaults, then these."""
+
+    max_wait_s: float = seconds("4m")
+    retries: int = 2
+    queue_requests: int = 1000
+    queue_bytes: int = size_in_bytes("256MiB")
+    connect_s: float = 5.0
+    first_byte_s: float = seconds("10m")
+    idle_s: float = seconds("2m")
+    total_s: float = seconds("never")
+    grace_s: float = 2.0
+    every_s: float = 10.0
+    stream_usage: bool = True
+
+
+def _written(part: Overridable) -> dict[str, Any]:
+    """What a map sets itself, by the names of Settings."""
+    leaves = {
+        "max_wait_s": part.max_wait,
+        "retries": part.retries,
+        "queue_requests": part.queue.requests,
+        "queue_bytes": part.queue.bytes,
+        "connect_s": part.timeouts.connect,
+        "first_byte_s": part.timeouts.first_byte,
+        "idle_s": part.timeouts.idle,
+        "total_s": part.timeouts.total,
+        "grace_s": part.keepalive.grace,
+        "every_s": part.keepalive.every,
+        "stream_usage": part.stream_usage,
+    }
+    return {name: value for name, value in leaves.items() if value is not None}
+
+
+class Config(Part):
+    """A whole file. Comes from `config.load`, which is what checks it across models."""
+
+    version: Version = Field(description="Version of this format: 1.")
+    server: Server = Field(default=Server(), description="The gateway's own HTTP server.")
+    admin: Admin = Field(default=Admin(), description="The /admin API.")
+    defaults: Defaults = Field(
+        default=Defaults(), description="Values for every model that does not set its own."
+    )
+    models: Annotated[dict[Name, Model], Field(min_length=1)] = Field(
+        description="The models, by the name that callers use."
+    )
+
+    _settings: dict[str, Settings] = PrivateAttr(default_factory=dict)
+    _by_name: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, context: object, /) -> None:
+        shared = _written(self.defaults)
+        for name, model in self.models.items():
+            self._settings[name] = Settings(**{**shared, **_written(model)})
+            self._by_name.update(dict.fromkeys((name, *model.aliases), name))
+
+    def settings(self, model: str) -> Settings:
+        """KeyError for a name that is not a model (an alias is not)."""
+        return self._settings[model]
+
+    def served_as(self, model: str) -> str:
+        """What the model's own servers, hot and cold, call it."""
+        return self.models[model].served_as or model
+
+    def api_model(self, model: str) -> str:
+        """What the model's outside API calls it."""
+        api = self.models[model].api
+        return (api and api.model) or self.served_as(model)
+
+    def launch_identity(self, model: str) -> Hashable:
+        """Equal before and after a reload: the running cold servers can stay. None: no cold."""
+        cold = self.models[model].cold
+        return cold and (model, self.served_as(model), cold.launch_identity)
+
+    def resolve(self, name: str) -> str | None:
+        """The model that a caller's name means, aliases included."""
+        return self._by_name.get(name)
+
+    def near(self, name: str) -> list[str]:
+        """Up to three names that a caller may have meant, best first."""
+        # difflib is quadratic in the length and this runs on a caller's word.
+        return get_close_matches(name, self._by_name, n=3) if len(name) <= MAX_NAME else []
+
+
+def secret_text(key: SecretStr | None) -> str | None:
+    return key.get_secret_value() if key else None
+
+
+def part_at(path: tuple[str | int, ...]) -> type[Part] | None:
+    """The class of the map at a path of keys; None where there is no such map."""
+    here: Any = Config
+    for step in path:
+        if isinstance(here, type) and issubclass(here, Part):
+            field: FieldInfo | None = here.model_fields.get(str(step))
+            here = field.annotation if field else None
+            here = _inner(here)
+        elif isinstance(here, tuple):  # the values of a map or of a list
+            here = here[0]
+    return here if isinstance(here, type) and issubclass(here, Part) else None
+
+
+def _inner(annotation: Any) -> Any:
+    """`X | None` is X; a map or list of X is (X,)."""
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation
+    args = [_inner(arg) for arg in getattr(annotation, "__args__", ())]
+    parts = [a for a in args if isinstance(a, tuple) or isinstance(a, type) and issubclass(a, Part)]
+    if getattr(annotation, "__origin__", None) in (dict, tuple):
+        return (parts[0],) if parts else None
+    return parts[0] if parts else None
