@@ -49,7 +49,9 @@ def _name(value: object) -> object:
 
 Text = Annotated[str, BeforeValidator(_as_text)]
 Name = Annotated[
-    str, BeforeValidator(_name), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200})
+    str,
+    BeforeValidator(_name),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 200}),
 ]
 Version = Annotated[int, BeforeValidator(_one), WithJsonSchema({"const": 1})]
 Flag = Annotated[bool, Strict(), BeforeValidator(_as_number)]

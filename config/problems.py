@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, and where: one Problem each, all of them in one ConfigError."""
+"""What is wrong with a configuration, and where: all of it in one ConfigError."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ keys (names used twice, cycles) is checked in `checks.py`, before these models a
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
@@ -46,7 +46,9 @@ def _holds(text: str, description: str) -> Any:
 def _or(built_in: object, description: str) -> Any:
     """Not set here: the value of `defaults` holds, and without it the built-in one."""
     return Field(
-        default=None, description=description, json_schema_extra={"default": built_in}  # type: ignore[dict-item]
+        default=None,
+        description=description,
+        json_schema_extra={"default": built_in},  # type: ignore[dict-item]
     )
 
 
@@ -235,38 +237,55 @@ class Model(Overridable):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What holds for one model after merging: model, then defaults, then these."""
+class QueueSettings:
+    requests: int = 1000
+    bytes: int = size_in_bytes("256MiB")
 
-    max_wait_s: float = seconds("4m")
+
+@dataclass(frozen=True, slots=True)
+class TimeoutSettings:
+    """Seconds; math.inf for never."""
+
+    connect: float = 5.0
+    first_byte: float = seconds("10m")
+    idle: float = seconds("2m")
+    total: float = seconds("never")
+
+
+@dataclass(frozen=True, slots=True)
+class KeepaliveSettings:
+    """Seconds."""
+
+    grace: float = 2.0
+    every: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for one model after merging: the model, then `defaults`, then these."""
+
+    max_wait: float = seconds("4m")  # seconds
     retries: int = 2
-    queue_requests: int = 1000
-    queue_bytes: int = size_in_bytes("256MiB")
-    connect_s: float = 5.0
-    first_byte_s: float = seconds("10m")
-    idle_s: float = seconds("2m")
-    total_s: float = seconds("never")
-    grace_s: float = 2.0
-    every_s: float = 10.0
+    queue: QueueSettings = QueueSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    keepalive: KeepaliveSettings = KeepaliveSettings()
     stream_usage: bool = True
 
 
-def _written(part: Overridable) -> dict[str, Any]:
-    """What a map sets itself, by the names of Settings."""
-    leaves = {
-        "max_wait_s": part.max_wait,
-        "retries": part.retries,
-        "queue_requests": part.queue.requests,
-        "queue_bytes": part.queue.bytes,
-        "connect_s": part.timeouts.connect,
-        "first_byte_s": part.timeouts.first_byte,
-        "idle_s": part.timeouts.idle,
-        "total_s": part.timeouts.total,
-        "grace_s": part.keepalive.grace,
-        "every_s": part.keepalive.every,
-        "stream_usage": part.stream_usage,
-    }
-    return {name: value for name, value in leaves.items() if value is not None}
+def _with(settings: Settings, part: Overridable) -> Settings:
+    """The settings with what a map writes itself laid over them."""
+    return replace(
+        settings,
+        queue=replace(settings.queue, **_written(part.queue)),
+        timeouts=replace(settings.timeouts, **_written(part.timeouts)),
+        keepalive=replace(settings.keepalive, **_written(part.keepalive)),
+        **_written(part, "max_wait", "retries", "stream_usage"),
+    )
+
+
+def _written(part: Part, *names: str) -> dict[str, Any]:
+    values = {name: getattr(part, name) for name in names or type(part).model_fields}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class Config(Part):
@@ -286,9 +305,9 @@ class Config(Part):
     _by_name: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, context: object, /) -> None:
-        shared = _written(self.defaults)
+        shared = _with(Settings(), self.defaults)
         for name, model in self.models.items():
-            self._settings[name] = Settings(**{**shared, **_written(model)})
+            self._settings[name] = _with(shared, model)
             self._by_name.update(dict.fromkeys((name, *model.aliases), name))
 
     def settings(self, model: str) -> Settings:

@@ -7,6 +7,7 @@ built, and a quoted "1" stays text. Owns all mistakes that are about YAML, none 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import yaml
 
@@ -93,7 +94,14 @@ def place_at(text: str, index: int) -> Place:
     return Place(before.count("\n") + 1, index - (before.rfind("\n") + 1) + 1)
 
 
-def _place(mark: yaml.Mark | None) -> Place:
+class _Mark(Protocol):
+    """Of libyaml or of the parser in Python; both count from 0."""
+
+    line: int
+    column: int
+
+
+def _place(mark: _Mark | None) -> Place:
     return Place(mark.line + 1, mark.column + 1) if mark else Place(1, 1)
 
 
@@ -136,7 +144,7 @@ class _Composer:
         if depth > MAX_DEPTH:
             raise _Stop(place, f"nested more than {MAX_DEPTH} levels deep")
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event.anchor, place)
+            return self._alias(str(event.anchor), place)
         assert isinstance(event, yaml.NodeEvent)
         anchor = event.anchor
         if anchor is not None:
