@@ -13,6 +13,7 @@ from config.templates import check_placeholders
 
 MAX_NAME = 200
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+_UNQUOTED_JSON = re.compile(r"(-[-\w.]*=)?\{\s*\w+\s*:", re.ASCII)
 _OPERATIONS = re.compile(r"/(chat/completions|completions|embeddings|responses|models|messages)$")
 
 
@@ -82,6 +83,11 @@ def split_command(value: object) -> object:
             words = shlex.split(value.replace("\\\n", " "))
         except ValueError:
             raise ValueError("a quote is opened and not closed") from None
+        if any(_UNQUOTED_JSON.match(word) for word in words):
+            raise ValueError(
+                "the quotes inside a JSON argument are removed, as a shell would; put single"
+                " quotes around the argument, or write the command as a list"
+            )
         value = [FilledText(word) if isinstance(value, FilledText) else word for word in words]
     if value == [] or isinstance(value, list) and value[0] == "":
         raise ValueError("must name a program to run")

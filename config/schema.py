@@ -5,7 +5,7 @@ keys (names used twice, cycles) is checked in `checks.py`, before these models a
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
@@ -270,6 +270,17 @@ class Settings:
     timeouts: TimeoutSettings = TimeoutSettings()
     keepalive: KeepaliveSettings = KeepaliveSettings()
     stream_usage: bool = True
+
+    def as_defaults(self) -> Defaults:
+        """The same in the form of the YAML, every key written."""
+        return Defaults.model_construct(
+            max_wait=self.max_wait,
+            retries=self.retries,
+            queue=Queue.model_construct(**asdict(self.queue)),
+            timeouts=Timeouts.model_construct(**asdict(self.timeouts)),
+            keepalive=Keepalive.model_construct(**asdict(self.keepalive)),
+            stream_usage=self.stream_usage,
+        )
 
 
 def _with(settings: Settings, part: Overridable) -> Settings:

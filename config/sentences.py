@@ -63,11 +63,11 @@ def _explain(document: Document, path: Path, detail: ErrorDetails) -> tuple[Plac
     make = _SENTENCES.get(kind)
     if kind == "less_than_equal" and path[-1:] == ("every",):
         sentence = f"must be at most {_number(detail['ctx']['le'])}s"
-    elif loc[-1:] == ("[key]",):
-        sentence = f"has a name that {make(detail.get('ctx', {})) if make else 'cannot be used'}"
     else:
         sentence = make(detail.get("ctx", {})) if make else "is not valid here"
     name = dotted(path) or "the file"
+    if loc[-1:] == ("[key]",):
+        here, name = document.keys.get(path, here), f"{name}, the name"
     return here, f"{name}: {sentence}"
 
 

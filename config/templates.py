@@ -6,8 +6,7 @@ So a JSON argument such as `{"method": "ngram"}` needs no escaping, even with `}
 
 import re
 from collections.abc import Mapping
-
-from config.problems import did_you_mean
+from difflib import get_close_matches
 
 PLACEHOLDERS = ("port", "model", "served_as", "host", "key", "python")
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}|\{([A-Za-z_]\w*)\}", re.ASCII)
@@ -27,9 +26,11 @@ def check_placeholders(text: str, *, quote: bool) -> None:
     """ValueError for an unknown placeholder; named only with `quote`, for it may be a secret."""
     for name in sorted(placeholders(text) - set(PLACEHOLDERS)):
         known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
+        near = get_close_matches(name, PLACEHOLDERS, n=1)
+        hint = f"did you mean {{{near[0]}}}?" if near else f"known are {known};"
         if not quote:
             raise ValueError(f"contains an unknown placeholder in braces; known are {known}")
         raise ValueError(
-            f"unknown placeholder {{{name}}}{did_you_mean(name, PLACEHOLDERS)}; known are {known},"
-            f" and {{{{{name}}}}} stands for the characters themselves"
+            f"unknown placeholder {{{name}}}; {hint} write {{{{{name}}}}} for the characters"
+            " themselves"
         )

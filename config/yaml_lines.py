@@ -60,7 +60,9 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def report(self, place: Place, message: str) -> None:
-        self.problems.append(Problem(self.name, place.line, place.column, message))
+        # A name in the file may hold line breaks or terminal escapes; a message may not.
+        safe = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in message)
+        self.problems.append(Problem(self.name, place.line, place.column, safe))
 
 
 class _Stop(Exception):
