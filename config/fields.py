@@ -115,9 +115,11 @@ def _env(value: object) -> object:
     for name in value:
         if not name or "=" in name or "\0" in name:
             raise ValueError("the name of an environment variable is not empty and has no '='")
+    # `HF_TOKEN: ${env.HF_TOKEN:-}` is the empty text here, not "no such key".
+    texts = {name: "" if text is None else text for name, text in value.items()}
     return {
         name: FilledText(text) if isinstance(text, str) and looks_secret(name) else text
-        for name, text in value.items()
+        for name, text in texts.items()
     }
 
 

@@ -52,7 +52,8 @@ def _inside(kind: dict[str, Any]) -> dict[str, Any]:
         if isinstance(inner, dict) and "$ref" not in inner:
             # Digits are taken as text in a list of words and in an environment.
             text = inner.get("type") == "string"
-            out[holder] = {"type": ["string", "number"]} if text else inner
+            kinds = ["string", "number", *(["null"] if holder == "additionalProperties" else [])]
+            out[holder] = {"type": kinds} if text else inner
     return out
 
 
