@@ -91,7 +91,8 @@ class ColdModel:
     ) -> Lease:
         """A place at an instance, started if need be; or `only` at one that is ready already.
 
-        Raises NoEndpoint (only with `only`), QueueFull, StartFailed, WaitExpired. A caller who is cancelled leaves the queue.
+        Raises NoEndpoint (only with `only`), QueueFull, StartFailed, WaitExpired. A caller who is
+        cancelled leaves the queue.
         """
         waiter = Waiter(size, self._clock())
         self.post(self.lifecycle.acquire, waiter, excluding, only)
@@ -120,9 +121,13 @@ class ColdModel:
             waiting=len(machine.queue),
         )
 
-    def endpoint(self, instance_id: str) -> Endpoint | None:
-        instance = self.lifecycle.instances.get(instance_id)
-        return instance.endpoint if instance else None
+    def count_by_state(self) -> dict[State, int]:
+        """Instances in each state but `off`, zeros included."""
+        counts = dict.fromkeys(_NEARNESS, 0)
+        del counts[State.OFF]
+        for instance in self.lifecycle.instances.values():
+            counts[instance.state] += 1
+        return counts
 
     def post(self, event: Callable[..., None], *args: object) -> None:
         """Hand an event to the owner of the states. Never blocks, never lost."""
@@ -148,9 +153,8 @@ class ColdModel:
         self.logs[instance.id] = LogRing()
         while len(self.logs) > LOGS_KEPT:
             self.logs.popitem(last=False)
-        self._lives[instance.id] = self._tasks.start(
-            self._live(instance, within_s), f"instance {instance.id}"
-        )
+        life = self._tasks.task(self._live(instance, within_s), f"instance {instance.id}")
+        self._lives[instance.id] = life
 
     def stop(self, instance: Instance) -> None:
         running = self._running.get(instance.id)
@@ -223,8 +227,8 @@ class ColdModel:
         def on_stage(stage: str) -> None:
             self.post(self.lifecycle.stage_reached, instance.id, State(stage))
 
-        probing = self._tasks.start(self._probe(running, on_stage), f"probe {instance.id}")
-        exiting = self._tasks.start(running.wait(), f"watch {instance.id}")
+        probing = self._tasks.task(self._probe(running, on_stage), f"probe {instance.id}")
+        exiting = self._tasks.task(running.wait(), f"watch {instance.id}")
         try:
             await asyncio.wait({probing, exiting}, return_when=asyncio.FIRST_COMPLETED)
             if exiting.done():

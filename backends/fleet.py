@@ -20,7 +20,7 @@ from backends.lifecycle import ColdSettings
 from backends.pool import HealthCheck, Pool
 from backends.tasks import TaskSet
 from backends.upstream import Origin
-from config.schema import Api, Cold, Config, Hot, Model
+from config.schema import Api, Cold, Config, Hot, Model, secret_text
 
 log = logging.getLogger("lamplighter.fleet")
 
@@ -40,6 +40,12 @@ class ModelBackends:
     @property
     def pools(self) -> list[Pool]:
         return [pool for pool in (self.hot, self.api) if pool is not None]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests at its servers now."""
+        at_pools = sum(e.in_flight for pool in self.pools for e in pool.endpoints)
+        return at_pools + (self.cold.view().in_flight if self.cold is not None else 0)
 
     async def lease_at(self, endpoint_id: str, size: int, timeout_s: float) -> tuple[Kind, Lease]:
         """A lease at one certain endpoint, without regard to its load. Raises Unavailable."""
@@ -130,7 +136,7 @@ class Fleet:
             room,
             hot=self._hot(model.hot, before, room),
             cold=self._cold(name, model, config, old, room),
-            api=self._api(name, model, model.api, before, room),
+            api=self._api(model.api, before, room),
         )
 
     def _hot(self, hot: Hot | None, before: ModelBackends | None, room: Room) -> Pool | None:
@@ -140,7 +146,7 @@ class Fleet:
             Endpoint(
                 _host_and_port(item.url),
                 Origin(item.url),
-                key=item.key.get_secret_value() if item.key else None,
+                key=secret_text(item.key),
                 weight=item.weight,
                 max_concurrency=item.max_concurrency,
             )
@@ -148,12 +154,10 @@ class Fleet:
         ]
         return self._pool(wanted, before.hot if before else None, room)
 
-    def _api(
-        self, name: str, model: Model, api: Api | None, before: ModelBackends | None, room: Room
-    ) -> Pool | None:
+    def _api(self, api: Api | None, before: ModelBackends | None, room: Room) -> Pool | None:
         if api is None:
             return None
-        key = api.key.get_secret_value() if api.key else None
+        key = secret_text(api.key)
         wanted = [Endpoint(_host_and_port(api.url), Origin(api.url), key=key)]
         return self._pool(wanted, before.api if before else None, room)
 
@@ -179,12 +183,13 @@ class Fleet:
             return None
         before = old.backends[name].cold if old and name in old.backends else None
         settings = _cold_settings(cold)
-        if before is not None and old is not None and _same_server(model, old.config.models[name]):
+        same = old is not None and config.launch_identity(name) == old.config.launch_identity(name)
+        if before is not None and same:
             before.post(before.lifecycle.reconfigure, settings)
             return before
         fresh = ColdModel(
             LaunchSpec(
-                name, model.served_as or name, tuple(cold.command), cold.env, cold.base_path
+                name, config.served_as(name), tuple(cold.command), cold.env, cold.base_path
             ),
             settings,
             Readiness(cold.ready.path, cold.ready.canary),
@@ -208,14 +213,14 @@ class Fleet:
         self._retired = [cold for cold in self._retired if not cold.ended.is_set()]
 
     def _watch_health(self, config: Config, backends: Mapping[str, ModelBackends]) -> None:
-        for check in self._checks.values():
-            check.cancel()
+        for task in self._checks.values():
+            task.cancel()
         self._checks.clear()
         for name, model in config.models.items():
             pool = backends[name].hot
             if pool is not None and model.hot is not None and math.isfinite(model.hot.check.every):
                 check = HealthCheck(pool, name, model.hot.check.every, self._clock)
-                self._checks[name] = self._tasks.start(check.run(), f"health of {name}")
+                self._checks[name] = self._tasks.task(check.run(), f"health of {name}")
 
 
 def _cold_settings(cold: Cold) -> ColdSettings:
@@ -226,13 +231,6 @@ def _cold_settings(cold: Cold) -> ColdSettings:
         max_instances=cold.max_instances,
         max_concurrency=cold.max_concurrency,
     )
-
-
-def _same_server(new: Model, old: Model) -> bool:
-    """Whether a running instance of `old` is just what `new` would start."""
-    if new.cold is None or old.cold is None or new.served_as != old.served_as:
-        return False
-    return new.cold.launch_identity == old.cold.launch_identity
 
 
 def _host_and_port(url: str) -> str:

@@ -315,7 +315,7 @@ class Lifecycle:
     def _launch(self) -> None:
         now_s = self._clock()
         self._launched += 1
-        instance = Instance(f"{self.model}#{self._launched}", now_s)
+        instance = Instance(f"{self.model}@{self._launched}", now_s)
         self.instances[instance.id] = instance
         self._enter(instance, State.PROVISIONING)
         within_s = self.backoff.launching(now_s, self.settings.start_within_s)

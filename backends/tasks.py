@@ -21,17 +21,16 @@ class TaskSet:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Run `work` in the background; an exception that nobody awaits is logged, not lost."""
+    def start(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        """Run `work` in the background and forget it."""
+        self.task(work, name).add_done_callback(_log_failure)
+
+    def task(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run `work` in the background; the caller looks at what comes of it."""
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(self._tasks.discard)
         return task
-
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("task %s failed", task.get_name(), exc_info=error)
 
     async def wait(self) -> None:
         """Return when every task has ended by itself, tasks started meanwhile included."""
@@ -43,3 +42,9 @@ class TaskSet:
         for task in list(self._tasks):
             task.cancel()
         await self.wait()
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    """An exception that nobody awaits is logged, not lost."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("task %s failed", task.get_name(), exc_info=error)

@@ -39,14 +39,16 @@ class Router:
         self.pins = Pins()
         self._clock = clock
 
-    async def open(self, request: Request, record: Record) -> Answer:
-        """Route the request and return the beginning of its answer. Raises GatewayError."""
+    def begin(self, request: Request, record: Record) -> "Journey":
+        """The journey of a request over the configuration in force. Raises UnknownModel, NotFound.
+
+        `record.received_s` must be set: the time that the request may wait runs from there.
+        """
         snapshot = self.fleet.snapshot
         pin = self._pin(request)
         model = self._model(snapshot, request, pin)
         record.model = model
-        journey = _Journey(snapshot, request, record, model, self.pins, self._clock)
-        return await journey.run(pin)
+        return Journey(snapshot, request, record, model, pin, self.pins, self._clock)
 
     def _pin(self, request: Request) -> Pin | None:
         response_id = request.follows_response
@@ -79,8 +81,8 @@ def unknown_model(snapshot: Snapshot, asked: str) -> UnknownModel:
     return UnknownModel(f"model '{shown}' does not exist; {hint}", param="model")
 
 
-class _Journey:
-    """The state of one journey."""
+class Journey:
+    """One request on its way; `run` is called once."""
 
     def __init__(
         self,
@@ -88,22 +90,29 @@ class _Journey:
         request: Request,
         record: Record,
         model: str,
+        pin: Pin | None,
         pins: Pins,
         clock: Callable[[], float],
     ) -> None:
+        self.settings: Settings = snapshot.config.settings(model)
         self._request = request
         self._record = record
+        self._pin = pin
         self._pins = pins
         self._clock = clock
-        self._settings: Settings = snapshot.config.settings(model)
         self._places = Places(snapshot, model, clock)
-        self._attempts_left = self._settings.retries
-        wait_s = may_wait_s(self._settings.max_wait, request.read_timeout_s, request.stream)
+        self._attempts_left = self.settings.retries
+        wait_s = may_wait_s(self.settings.max_wait, request.read_timeout_s, request.stream)
         self._deadline_s = record.received_s + wait_s
 
-    async def run(self, pin: Pin | None) -> Answer:
+    def status(self) -> str:
+        """What the request is waiting for, in words for a person who reads the stream."""
+        return self._places.status()
+
+    async def run(self) -> Answer:
+        """The beginning of the answer; whoever takes it closes it. Raises GatewayError."""
         while True:
-            place, lease = await self._lease(pin)
+            place, lease = await self._lease()
             self._note(place, lease)
             try:
                 answer = await self._attempt(place, lease)
@@ -115,12 +124,12 @@ class _Journey:
             lease.release()
             self._places.tried.add(lease.endpoint.id)
             self._attempts_left -= 1
-            pin = None
+            self._pin = None
 
-    async def _lease(self, pin: Pin | None) -> tuple[Place, Lease]:
+    async def _lease(self) -> tuple[Place, Lease]:
         request = self._request
-        if pin is not None:
-            found = await self._places.pinned(pin, request.size, self._deadline_s)
+        if self._pin is not None:
+            found = await self._places.pinned(self._pin, request.size, self._deadline_s)
             if found is not None:
                 return found
         if request.body is None:
@@ -165,13 +174,13 @@ class _Journey:
     async def _send(self, place: Place, lease: Lease) -> Response:
         request = self._request
         endpoint = lease.endpoint
-        limits = self._settings.timeouts
+        limits = self.settings.timeouts
         prefix = endpoint.origin.target_prefix
         return await endpoint.origin.open(
             request.method,
             (prefix.removesuffix(b"/v1") if request.at_root else prefix) + request.target,
             headers.sent_on(request, key=endpoint.key, outside=place.step.kind == "api"),
-            request.body_for(place.served_as, self._settings.stream_usage),
+            request.body_for(place.served_as, self.settings.stream_usage),
             Timeouts(limits.connect, limits.first_byte, limits.idle),
         )
 
@@ -179,7 +188,7 @@ class _Journey:
         media = next((v for n, v in response.headers if n == b"content-type"), b"")
         answer: Answer
         if media.startswith(b"text/event-stream"):
-            drop = self._request.drops_usage(self._settings.stream_usage)
+            drop = self._request.drops_usage(self.settings.stream_usage)
             answer = StreamAnswer(response, lease, self._record, self._clock, drop_usage=drop)
         else:
             answer = PlainAnswer(response, lease, self._record, self._clock)

@@ -13,7 +13,6 @@ from backends.lease import (
     Unavailable,
     WaitExpired,
 )
-from config.schema import Model
 from policies.placement import ColdState, HotState, Step, choose
 from policies.waiting import remaining_start_s, retry_after_s
 from router.errors import GatewayError, ModelStarting, ModelUnavailable, Saturated
@@ -27,14 +26,8 @@ class Place:
     model: str
     step: Step
     backends: ModelBackends
-    config: Model
-
-    @property
-    def served_as(self) -> str:
-        """What the server of this place calls the model."""
-        if self.step.kind == "api" and self.config.api is not None:
-            return self.config.api.model or self.config.served_as or self.model
-        return self.config.served_as or self.model
+    served_as: str
+    """What the server of this place calls the model."""
 
 
 class Places:
@@ -49,10 +42,17 @@ class Places:
     def plan(self) -> Iterator[Place]:
         """In order of preference, computed as it is asked for, so that state is fresh."""
         for model in self._with_fallbacks():
-            backends = self._snapshot.backends[model]
-            config = self._snapshot.config.models[model]
-            for step in choose(*_states(backends, self.tried)):
-                yield Place(model, step, backends, config)
+            for step in choose(*_states(self._snapshot.backends[model], self.tried)):
+                yield self._place(model, step)
+
+    def status(self) -> str:
+        """What a request for this model waits for now."""
+        cold = self._snapshot.backends[self._model].cold
+        view = cold.view() if cold is not None else None
+        if view is None or view.starting_for_s is None:
+            return f"waiting model={self._model}"
+        left_s = remaining_start_s(view.start_times_s, view.starting_for_s)
+        return f"starting model={self._model} stage={view.state} eta={left_s:.0f}s"
 
     def elsewhere(self, endpoint_id: str, *, at_once: bool) -> bool:
         """Whether another endpoint could take over from this one; `at_once` without a start."""
@@ -88,12 +88,16 @@ class Places:
         backends = self._snapshot.backends.get(pin.model)
         if backends is None:
             return None
-        config = self._snapshot.config.models[pin.model]
         try:
             kind, lease = await backends.lease_at(pin.endpoint, size, deadline_s - self._clock())
         except Unavailable:
             return None
-        return Place(pin.model, Step(kind, False, "it made this response"), backends, config), lease
+        return self._place(pin.model, Step(kind, False, "it made this response")), lease
+
+    def _place(self, model: str, step: Step) -> Place:
+        config = self._snapshot.config
+        served_as = config.api_model(model) if step.kind == "api" else config.served_as(model)
+        return Place(model, step, self._snapshot.backends[model], served_as)
 
     async def _ask(self, place: Place, size: int, deadline_s: float) -> Lease | None:
         backends, step = place.backends, place.step
@@ -109,10 +113,12 @@ class Places:
 
     def _with_fallbacks(self) -> Iterator[str]:
         """The model, then its fallbacks, then theirs: each once."""
+        config = self._snapshot.config
         seen = [self._model]
         for model in seen:
             yield model
-            seen.extend(m for m in self._snapshot.config.models[model].fallback if m not in seen)
+            following = (config.resolve(name) for name in config.models[model].fallback)
+            seen.extend(m for m in following if m is not None and m not in seen)
 
     def _nothing_left(self) -> ModelUnavailable:
         pools = [p for m in self._with_fallbacks() for p in self._snapshot.backends[m].pools]

@@ -1,0 +1,205 @@
+"""What is no inference: the list of models, health, metrics and the admin API."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from config.masked import masked
+from proxy import describe, wire
+from proxy.admin_key import AdminKey
+from proxy.gateway import Gateway
+from router.errors import BadRequest, Forbidden, GatewayError, MethodNotAllowed, NotFound
+from router.journey import unknown_model
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+LOG_LINES = 200
+
+
+def control_app(gateway: Gateway, key: AdminKey, lifespan: Any) -> Starlette:
+    """The Starlette application for everything but inference."""
+    public = _Public(gateway)
+    admin = _Admin(gateway)
+    guarded = _guard(key)
+    routes = [
+        Route("/", public.root),
+        Route("/health", public.health),
+        Route("/ready", public.ready),
+        Route("/metrics", public.metrics),
+        Route("/v1/models", public.models),
+        Route("/v1/models/{model:path}", public.model),
+        Route("/admin/models", guarded(admin.models)),
+        Route("/admin/models/{model:path}/{action}", guarded(admin.act), methods=["POST"]),
+        Route("/admin/models/{model:path}", guarded(admin.model)),
+        Route("/admin/instances", guarded(admin.instances)),
+        Route("/admin/instances/{instance:path}/log", guarded(admin.log)),
+        Route("/admin/instances/{instance:path}/{action}", guarded(admin.act_on), methods=["POST"]),
+        Route("/admin/config", guarded(admin.config)),
+        Route("/admin/reload", guarded(admin.reload), methods=["POST"]),
+        Route("/admin/drain", guarded(admin.drain), methods=["POST"]),
+    ]
+    handlers: dict[Any, Any] = {GatewayError: _gateway_error, HTTPException: _http_error}
+    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+
+
+def _guard(key: AdminKey) -> Callable[[Endpoint], Endpoint]:
+    def guarded(endpoint: Endpoint) -> Endpoint:
+        async def check(request: Request) -> Response:
+            if not key.matches(request.headers.get("authorization")):
+                raise Forbidden("the admin API needs 'Authorization: Bearer ADMIN_KEY'")
+            return await endpoint(request)
+
+        return check
+
+    return guarded
+
+
+async def _gateway_error(request: Request, error: GatewayError) -> Response:
+    id = request.scope["state"].get("request_id", "")
+    headers = {n.decode(): v.decode() for n, v in wire.error_headers(error)}
+    return Response(wire.error_body(error, "other", id), error.status, headers)
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    where = f"{request.method} {request.url.path[:100]}"
+    if error.status_code == 405:
+        return await _gateway_error(request, MethodNotAllowed(f"{where} is not possible"))
+    return await _gateway_error(request, NotFound(f"there is no {where}"))
+
+
+class _Public:
+    """Open to everybody; never asks a backend anything and never wakes one."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def root(self, request: Request) -> Response:
+        return JSONResponse(
+            {"name": "lamplighter", "base_url": str(request.url_for("models"))[:-7]}
+        )
+
+    async def health(self, request: Request) -> Response:
+        return PlainTextResponse("OK")
+
+    async def ready(self, request: Request) -> Response:
+        if self._gateway.draining:
+            return JSONResponse({"status": "draining"}, 503, {"retry-after": "1"})
+        return JSONResponse({"status": "ready"})
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._gateway.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+
+    async def models(self, request: Request) -> Response:
+        snapshot = self._gateway.fleet.snapshot
+        data = [describe.model_object(snapshot, name) for name in snapshot.config.models]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def model(self, request: Request) -> Response:
+        snapshot = self._gateway.fleet.snapshot
+        asked = request.path_params["model"]
+        name = snapshot.config.resolve(asked)
+        if name is None:
+            raise unknown_model(snapshot, asked)
+        return JSONResponse(describe.model_object(snapshot, name, shown_as=asked))
+
+
+class _Admin:
+    """Behind the admin key."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def models(self, request: Request) -> Response:
+        snapshot, now_s = self._gateway.fleet.snapshot, self._gateway.clock()
+        data = [describe.model_state(snapshot, name, now_s) for name in snapshot.config.models]
+        return JSONResponse({"models": data})
+
+    async def model(self, request: Request) -> Response:
+        name = self._name(request)
+        snapshot, now_s = self._gateway.fleet.snapshot, self._gateway.clock()
+        return JSONResponse(describe.model_state(snapshot, name, now_s))
+
+    async def act(self, request: Request) -> Response:
+        """start, drain or stop all instances of a model."""
+        name = self._name(request)
+        cold = self._gateway.fleet.snapshot.backends[name].cold
+        if cold is None:
+            raise BadRequest(f"model '{name}' has no 'cold' part, so nothing can be started")
+        machine = cold.lifecycle
+        actions = {"start": machine.start, "drain": machine.drain, "stop": machine.stop}
+        cold.post(_action(actions, request))
+        return JSONResponse({"model": name, "action": request.path_params["action"]}, 202)
+
+    async def instances(self, request: Request) -> Response:
+        snapshot, now_s = self._gateway.fleet.snapshot, self._gateway.clock()
+        data = [
+            instance
+            for name in snapshot.config.models
+            for instance in describe.model_state(snapshot, name, now_s)["instances"]
+        ]
+        return JSONResponse({"instances": data})
+
+    async def act_on(self, request: Request) -> Response:
+        """drain or stop one instance."""
+        wanted = request.path_params["instance"]
+        for backends in self._gateway.fleet.snapshot.backends.values():
+            cold = backends.cold
+            if cold is not None and wanted in cold.lifecycle.instances:
+                machine = cold.lifecycle
+                cold.post(_action({"drain": machine.drain, "stop": machine.stop}, request), wanted)
+                action = request.path_params["action"]
+                return JSONResponse({"instance": wanted, "action": action}, 202)
+        raise NotFound(f"there is no instance '{wanted[:100]}'; GET /admin/instances lists them")
+
+    async def log(self, request: Request) -> Response:
+        """The last lines of an instance's own log, also after it ended."""
+        wanted = request.path_params["instance"]
+        lines = request.query_params.get("lines", str(LOG_LINES))
+        if not lines.isdecimal() or not 1 <= int(lines) <= 10_000:
+            raise BadRequest("'lines' must be a number from 1 to 10000", param="lines")
+        for backends in self._gateway.fleet.snapshot.backends.values():
+            ring = backends.cold.logs.get(wanted) if backends.cold is not None else None
+            if ring is not None:
+                return PlainTextResponse("\n".join(ring.tail(int(lines))) + "\n")
+        raise NotFound(f"no log of an instance '{wanted[:100]}' is kept")
+
+    async def config(self, request: Request) -> Response:
+        gateway = self._gateway
+        status = gateway.reload_status
+        body = {
+            "file": gateway.path,
+            "config": masked(gateway.config),
+            "reload": {"at": status.at, "ok": not status.errors, "errors": status.errors},
+        }
+        body["reload"]["notes"] = status.notes  # type: ignore[index]
+        return Response(json.dumps(body, indent=2), media_type="application/json")
+
+    async def reload(self, request: Request) -> Response:
+        status = await self._gateway.reload()
+        body = {"ok": not status.errors, "errors": status.errors, "notes": status.notes}
+        return JSONResponse(body, 422 if status.errors else 200)
+
+    async def drain(self, request: Request) -> Response:
+        self._gateway.drain()
+        return JSONResponse({"status": "draining"}, 202)
+
+    def _name(self, request: Request) -> str:
+        snapshot = self._gateway.fleet.snapshot
+        asked = request.path_params["model"]
+        name = snapshot.config.resolve(asked)
+        if name is None:
+            raise unknown_model(snapshot, asked)
+        return name
+
+
+def _action(actions: dict[str, Callable[..., None]], request: Request) -> Callable[..., None]:
+    action = actions.get(request.path_params["action"])
+    if action is None:
+        raise NotFound(f"possible actions are {', '.join(actions)}")
+    return action

@@ -1,0 +1,142 @@
+"""`lamplighter demo`: a small real model on this CPU, once always on and once started on demand.
+
+Nothing here is special to the gateway: the always-on server is launched by the same launcher as
+every other, and the configuration is a plain one that could stand in a file.
+"""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import uvloop
+import yaml
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.panel import Panel
+
+from backends.launchers import LaunchFailed, LaunchSpec, Running
+from backends.launchers.process import ProcessLauncher
+from backends.log_ring import LogRing
+from backends.readiness import wait_until_ready
+from config.load import parse
+from config.schema import Config
+from proxy.serve import log_to_stderr, serve_gateway
+from proxy.weights import WeightsError, fetch
+
+MODEL = "smollm2-135m-instruct"
+HOT, COLD = "hot", "cold"
+IDLE = "10s"
+START_WITHIN_S = 60.0
+
+
+class DemoError(Exception):
+    """The demo cannot start; the message says what to do."""
+
+
+def run_demo(host: str, port: int, console: Console) -> None:
+    """Serve until Ctrl-C. Exits with 1 and one clear line when a part is missing."""
+    try:
+        weights = fetch(console)
+        uvloop.run(_serve(weights, host, port, console))
+    except (WeightsError, DemoError) as error:
+        console.print(f"[bold red]lamplighter demo:[/] {error}", highlight=False)
+        sys.exit(1)
+
+
+async def _serve(weights: Path, host: str, port: int, console: Console) -> None:
+    running = await _always_on(weights, console)
+    try:
+        _log_to(console)
+        config = demo_config(weights, running.url)
+        await serve_gateway(
+            config, None, host, port, on_started=lambda at: console.print(_welcome(host, at))
+        )
+    finally:
+        await running.stop(within_s=5.0)
+
+
+def command(weights: Path) -> list[str]:
+    """llama.cpp's server as the process launcher starts it."""
+    server = ["{python}", "-m", "backends.llama_server", "--model", str(weights)]
+    return [*server, "--port", "{port}", "--alias", "{served_as}"]
+
+
+def demo_config(weights: Path, hot_url: str) -> Config:
+    """The configuration, as YAML would say it."""
+    cold = {"command": command(weights), "idle": IDLE, "start_within": "60s"}
+    document = {
+        "version": 1,
+        "models": {
+            HOT: {"served_as": MODEL, "hot": {"urls": [hot_url]}},
+            COLD: {"served_as": MODEL, "cold": cold},
+        },
+    }
+    return parse(yaml.safe_dump(document), "demo.yaml", {})
+
+
+async def _always_on(weights: Path, console: Console) -> Running:
+    """A server that plays the always-on pool."""
+    spec = LaunchSpec(HOT, MODEL, tuple(command(weights)), {}, "/v1")
+    ring = LogRing()
+    with console.status("starting the always-on model server"):
+        try:
+            running = await ProcessLauncher().launch(spec, ring)
+        except LaunchFailed as failed:
+            raise DemoError(f"the model server could not be started: {failed}") from failed
+        try:
+            await _ready(running)
+        except BaseException:
+            await running.stop(within_s=1.0)
+            raise
+    return running
+
+
+async def _ready(running: Running) -> None:
+    ready = asyncio.ensure_future(wait_until_ready(running, MODEL, lambda stage: None))
+    ended = asyncio.ensure_future(running.wait())
+    try:
+        await asyncio.wait(
+            {ready, ended}, timeout=START_WITHIN_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not ready.done():
+            raise DemoError(
+                "the model server did not start. Is the demo extra installed? "
+                "pip install 'lamplighter[demo]'"
+            )
+        ready.result()
+    finally:
+        ready.cancel()
+        ended.cancel()
+
+
+def _log_to(console: Console) -> None:
+    log_to_stderr("INFO")
+    root = logging.getLogger()
+    root.handlers = [RichHandler(console=console, show_path=False, markup=False)]
+
+
+def _welcome(host: str, port: int) -> Panel:
+    shown = f"[{host}]" if ":" in host else host
+    base_url = f"http://{shown}:{port}/v1"
+    text = f"""\
+[bold]base_url[/]  {base_url}
+
+Two models, both SmolLM2-135M on this CPU: [bold]{HOT}[/] is always on; [bold]{COLD}[/] is off
+until you ask it something, and off again {IDLE} after its last answer.
+
+[bold]curl[/]
+curl -N {base_url}/chat/completions -H 'Content-Type: application/json' -d '{{"model": "{COLD}", \
+"stream": true, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+
+[bold]Python[/] (pip install openai)
+from openai import OpenAI
+client = OpenAI(base_url="{base_url}", api_key="none")
+answer = client.chat.completions.create(
+    model="{COLD}",
+    messages=\\[{{"role": "user", "content": "What is the capital of France?"}}],
+)
+print(answer.choices\\[0].message.content)
+
+What runs: lamplighter models --url http://{shown}:{port}        Ctrl-C ends it."""
+    return Panel(text, title="Lamplighter", expand=False, highlight=False)

@@ -1,0 +1,98 @@
+"""Models and instances as JSON: for callers in /v1/models, for operators in /admin/models."""
+
+from typing import Any
+
+from backends.cold import ColdModel
+from backends.endpoint import Endpoint
+from backends.fleet import ModelBackends, Snapshot
+from backends.lifecycle import Instance
+from policies.waiting import remaining_start_s
+
+CREATED = 1_700_000_000  # the API wants a number; a model of ours has no date of its own
+
+
+def placements(backends: ModelBackends) -> list[str]:
+    """Where the model can be answered, in the order in which it is tried."""
+    parts = {"hot": backends.hot, "cold": backends.cold, "api": backends.api}
+    return [name for name, part in parts.items() if part is not None]
+
+
+def state(backends: ModelBackends) -> str:
+    """One word: hot, a cold model's state, api, or unhealthy."""
+    if backends.hot is not None and backends.hot.view().healthy:
+        return "hot"
+    if backends.cold is not None:
+        return backends.cold.view().state.value
+    if backends.api is not None:
+        return "api"
+    return "unhealthy"
+
+
+def model_object(snapshot: Snapshot, name: str, shown_as: str | None = None) -> dict[str, Any]:
+    """OpenAI's model object, with fields of ours that every SDK lets through."""
+    backends = snapshot.backends[name]
+    return {
+        "id": shown_as or name,
+        "object": "model",
+        "created": CREATED,
+        "owned_by": "lamplighter",
+        "aliases": list(snapshot.config.models[name].aliases),
+        "state": state(backends),
+        "placement": placements(backends),
+    }
+
+
+def model_state(snapshot: Snapshot, name: str, now_s: float) -> dict[str, Any]:
+    """All that an operator may want to know of a model. Durations in seconds."""
+    backends = snapshot.backends[name]
+    cold = backends.cold
+    return {
+        "model": name,
+        "served_as": snapshot.config.served_as(name),
+        "state": state(backends),
+        "placement": placements(backends),
+        "in_flight": backends.in_flight,
+        "waiting": backends.room.requests,
+        "endpoints": [_endpoint(e, now_s) for pool in backends.pools for e in pool.endpoints],
+        "instances": _instances(cold, now_s) if cold is not None else [],
+        "start": _start(cold) if cold is not None else None,
+    }
+
+
+def _endpoint(endpoint: Endpoint, now_s: float) -> dict[str, Any]:
+    return {
+        "id": endpoint.id,
+        "url": endpoint.origin.url,
+        "healthy": endpoint.breaker.allows(now_s),
+        "in_flight": endpoint.in_flight,
+        "max_concurrency": endpoint.max_concurrency,
+        "weight": endpoint.weight,
+    }
+
+
+def _instances(cold: ColdModel, now_s: float) -> list[dict[str, Any]]:
+    return [_instance(i, now_s) for i in cold.lifecycle.instances.values()]
+
+
+def _instance(instance: Instance, now_s: float) -> dict[str, Any]:
+    return {
+        "id": instance.id,
+        "state": instance.state.value,
+        "url": instance.endpoint.origin.url if instance.endpoint else None,
+        "in_flight": instance.in_flight,
+        "age_s": round(now_s - instance.began_s, 3),
+        "stages_s": {
+            stage.value: round(at_s - instance.began_s, 3)
+            for stage, at_s in instance.reached.items()
+        },
+    }
+
+
+def _start(cold: ColdModel) -> dict[str, Any]:
+    view = cold.view()
+    return {
+        "estimate_s": round(remaining_start_s(view.start_times_s, view.starting_for_s), 3),
+        "last_s": [round(t, 3) for t in view.start_times_s],
+        "failure": view.failure,
+        "refusing_for_s": round(view.refusing_for_s, 3),
+    }

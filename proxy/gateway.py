@@ -1,0 +1,161 @@
+"""The composition root: one configuration, its fleet, its router, and how they begin and end."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from backends.fleet import Fleet
+from backends.launchers import Launcher
+from backends.lifecycle import Instance, State
+from backends.tasks import TaskSet
+from config.load import load
+from config.problems import ConfigError
+from config.schema import Config
+from config.watch import Watcher
+from proxy.metrics import Metrics
+from router.journey import Router
+from router.record import Record
+
+log = logging.getLogger("lamplighter.gateway")
+access = logging.getLogger("lamplighter.access")
+
+LOOK_AT_FILE_EVERY_S = 1.0  # inotify misses the link swap by which Kubernetes changes a file
+
+
+@dataclass
+class ReloadStatus:
+    """How the last attempt to take over the file ended. `at` is seconds since the epoch."""
+
+    at: float
+    errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Gateway:
+    """Everything that one process runs. `path` None means a configuration without a file."""
+
+    clock = staticmethod(time.monotonic)
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        path: str | None,
+        launchers: Mapping[str, Launcher],
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.config = config
+        self.path = path
+        self.metrics = Metrics()
+        self.metrics.build.labels(version("lamplighter")).set(1)
+        self.fleet = Fleet(launchers, self.clock, self._instance_changed)
+        self.router = Router(self.fleet, self.clock)
+        self.draining = False
+        self.reload_status = ReloadStatus(time.time())
+        self._env = os.environ if env is None else env
+        self._tasks = TaskSet()
+        self._reloading = asyncio.Lock()
+        self._requests: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self.fleet.apply(self.config)
+        self.metrics.watch(self.fleet)
+        self.metrics.reload_done(ok=True)
+        if self.path is not None:
+            self._tasks.start(self._watch_file(Watcher(self.path)), "watch the configuration")
+
+    async def close(self) -> None:
+        """Stop every instance; requests have ended by now, or have had their time."""
+        await self._tasks.close()
+        await self.fleet.close(drain_within_s=0.0)
+
+    def finished(self, record: Record) -> None:
+        """A request has ended: count it, and log it without a word of what was said."""
+        record.ended_s = self.clock()
+        self.metrics.observe(record)
+        if access.isEnabledFor(logging.INFO):
+            access.info(
+                "%s %s model=%s endpoint=%s status=%d attempts=%d wait=%.3fs total=%.3fs %s",
+                record.request_id,
+                record.dialect,
+                record.model or "-",
+                record.endpoint or "-",
+                record.status,
+                len(record.attempts),
+                record.waited_s,
+                record.ended_s - record.received_s,
+                record.error_code or record.outcome,
+            )
+
+    # --- draining ---------------------------------------------------------------------------
+
+    def enter(self, request: "asyncio.Task[None]") -> None:
+        """Count a request that is being served, so that a graceful stop can wait for it."""
+        self._requests.add(request)
+        request.add_done_callback(self._requests.discard)
+
+    def drain(self) -> None:
+        """Take no new requests; /ready says so from now on."""
+        if not self.draining:
+            log.info("draining: %d requests are still served", len(self._requests))
+        self.draining = True
+
+    def cut_off(self) -> None:
+        """The time to finish is over: what still runs ends with an error that says so."""
+        for request in list(self._requests):
+            request.cancel()
+
+    # --- reload -------------------------------------------------------------------------------
+
+    async def reload(self) -> ReloadStatus:
+        """Take over the file if it is right; leave everything as it is if it is not."""
+        async with self._reloading:
+            if self.path is None:
+                note = "this gateway was started without a configuration file"
+                return ReloadStatus(time.time(), notes=[note])
+            status = ReloadStatus(time.time())
+            try:
+                config = await asyncio.to_thread(load, self.path, self._env)
+                status.notes = _needs_restart(self.config, config)
+                self.fleet.apply(config)
+                self.config = config
+            except ConfigError as error:
+                status.errors = [str(problem) for problem in error.problems]
+            except Exception as error:  # a reload must never take down what runs
+                log.exception("reload failed")
+                status.errors = [f"the configuration could not be put in force: {error!r}"]
+            self._report(status)
+            return status
+
+    def _report(self, status: ReloadStatus) -> None:
+        self.reload_status = status
+        self.metrics.reload_done(ok=not status.errors)
+        for line in status.errors:
+            log.error("configuration not taken over, the old one goes on: %s", line)
+        for line in status.notes:
+            log.warning("configuration taken over, but %s", line)
+        if not status.errors:
+            log.info("configuration %s taken over", self.path)
+
+    async def _watch_file(self, watcher: Watcher) -> None:
+        while True:
+            await asyncio.sleep(LOOK_AT_FILE_EVERY_S)
+            if await asyncio.to_thread(watcher.changed):
+                await self.reload()
+
+    def _instance_changed(self, model: str, instance: Instance, state: State) -> None:
+        log.info("instance %s is %s", instance.id, state.value)
+        self.metrics.instance_changed(model, instance, state)
+
+
+def _needs_restart(old: Config, new: Config) -> list[str]:
+    """Keys that are read once, at the start."""
+    fixed = ("host", "port", "max_header_bytes", "header_timeout")
+    changed = [f"server.{k}" for k in fixed if getattr(old.server, k) != getattr(new.server, k)]
+    if old.admin != new.admin:
+        changed.append("admin.key")
+    return [f"{key} changes only at the next start" for key in changed]

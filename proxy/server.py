@@ -1,0 +1,90 @@
+"""The HTTP server: uvicorn with an orderly end, and with reloads on SIGHUP."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+
+from proxy.admin_key import AdminKey
+from proxy.app import App
+from proxy.control import control_app
+from proxy.gateway import Gateway
+from proxy.http_protocol import protocol_class
+
+log = logging.getLogger("lamplighter.server")
+
+AFTER_CUT_OFF_S = 5.0  # for error events to go out once the time to drain is over
+
+
+class Server(uvicorn.Server):
+    """Serves one gateway until SIGTERM or SIGINT, then drains; SIGHUP reloads.
+
+    A second SIGTERM or SIGINT ends the drain at once.
+    """
+
+    def __init__(self, gateway: Gateway, key: AdminKey, host: str, port: int) -> None:
+        server = gateway.config.server
+        self._gateway = gateway
+        self._drain_within_s = server.drain_within
+        self._on_started: Callable[[int], None] | None = None
+
+        @asynccontextmanager
+        async def lifespan(_: Any) -> AsyncIterator[None]:
+            await gateway.start()
+            try:
+                yield
+            finally:
+                await gateway.close()
+
+        super().__init__(
+            uvicorn.Config(
+                App(gateway, control_app(gateway, key, lifespan)),
+                host=host,
+                port=port,
+                http=protocol_class(server.header_timeout, server.max_header_bytes),
+                loop="uvloop",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=75,  # above the 60 s at which load balancers drop idle ones
+                timeout_graceful_shutdown=round(server.drain_within + AFTER_CUT_OFF_S),
+            )
+        )
+
+    def on_started(self, callback: Callable[[int], None]) -> None:
+        """`callback` gets the port once the server listens."""
+        self._on_started = callback
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        if self.started and self._on_started is not None:
+            self._on_started(self.servers[0].sockets[0].getsockname()[1])
+
+    async def serve(self, sockets: Any = None) -> None:
+        with self.capture_signals():
+            await self._serve(sockets)
+            self._captured_signals.clear()  # uvicorn would raise them again: an orderly end exits 0
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Refuse new requests, let the others end, cut off what takes longer than allowed."""
+        gateway = self._gateway
+        gateway.drain()
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
+        cut_off = asyncio.get_running_loop().call_later(self._drain_within_s, gateway.cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cut_off.cancel()
+
+    def _reload(self) -> None:
+        reload = asyncio.ensure_future(self._gateway.reload())
+        reload.add_done_callback(lambda done: done.exception())
