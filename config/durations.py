@@ -14,7 +14,7 @@ _BYTES = {
     "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
-_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,9})?"
+_NUMBER = r"[0-9]{1,16}(?:\.[0-9]{1,9})?"
 _PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
 DURATION_PATTERN = rf"^({_NUMBER}(ms|s|m|h|d))+$"
 SIZE_PATTERN = rf"^{_NUMBER} ?([kKMGT]B|[KMGT]iB|B)?$"

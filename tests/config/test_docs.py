@@ -1,0 +1,81 @@
+"""docs/configuration.md and examples/ say what the schema says."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.json_schema import json_schema
+from config.load import load, parse
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "configuration.md").read_text()
+SCHEMA = json_schema()
+
+
+def keys(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every key of the file with what the schema says of it."""
+    for option in schema.get("anyOf", ()):
+        yield from keys(option, path)
+    if "$ref" in schema:
+        yield from keys(SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]], path)
+    for name, value in schema.get("properties", {}).items():
+        here = f"{path}.{name}" if path else name
+        yield here, value
+        yield from keys(value, here)
+    if isinstance(rest := schema.get("additionalProperties"), dict):
+        yield from keys(rest, f"{path}.NAME")
+    if "items" in schema:
+        yield from keys(schema["items"], f"{path}[]")
+
+
+KEYS = dict(keys(SCHEMA))
+SHARED = re.compile(r"^models\.NAME\.(queue|timeouts|keepalive)\.")
+
+
+def test_the_walk_finds_the_deep_keys() -> None:
+    assert {"models.NAME.hot.urls[].weight", "models.NAME.cold.ready.canary"} <= set(KEYS)
+
+
+@pytest.mark.parametrize("path", [path for path in KEYS if not SHARED.match(path)])
+def test_every_key_is_on_the_page(path: str) -> None:
+    assert f"`{path}`" in PAGE
+
+
+@pytest.mark.parametrize("path", [p for p in KEYS if KEYS[p].get("default") not in (None, "")])
+def test_every_default_is_on_the_page(path: str) -> None:
+    if path.startswith("models.NAME.") and path.replace("models.NAME", "defaults") in KEYS:
+        return  # shown under defaults
+    default = KEYS[path]["default"]
+    shown = (
+        str(default).lower()
+        if isinstance(default, bool)
+        else f"{default:g}"
+        if default == 0
+        else str(default)
+    )
+    (line,) = (line for line in PAGE.splitlines() if line.startswith(f"| `{path}` "))
+    assert f"| `{shown}` |" in line
+
+
+def test_the_page_names_no_key_that_is_not_there() -> None:
+    named = re.findall(r"^\| `([a-z][^`]*)` \|", PAGE, re.MULTILINE)
+    assert set(named) <= set(KEYS)
+
+
+def test_the_first_block_of_the_page_is_a_whole_file() -> None:
+    block = re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    assert block is not None
+    assert list(parse(block[1], "page", {}).models) == ["small"]
+
+
+@pytest.mark.parametrize("name", ["vllm", "llama", "api"])
+def test_an_example_parses_without_a_problem(name: str) -> None:
+    env = {"OPENAI_API_KEY": "key-of-the-api", "ADMIN_KEY": "long-enough"}
+    assert load(ROOT / "examples" / f"{name}.yaml", env).models
+
+
+def test_there_is_no_example_without_a_test() -> None:
+    assert sorted(p.stem for p in (ROOT / "examples").glob("*.yaml")) == ["api", "llama", "vllm"]

@@ -1,0 +1,128 @@
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.json_schema import json_schema
+from config.yaml_lines import read
+
+SCHEMA = json_schema()
+ROOT = Path(__file__).parents[2]
+TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+
+
+def accepts(schema: Any, value: Any) -> bool:
+    """As much of JSON Schema as ours is written in."""
+    if "$ref" in schema:
+        return accepts(SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]], value)
+    if "anyOf" in schema:
+        return any(accepts(option, value) for option in schema["anyOf"])
+    if "const" in schema:
+        return bool(value == schema["const"])
+    kinds = schema.get("type", list(TYPES))
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not any(
+        isinstance(value, TYPES[kind]) and (isinstance(value, bool) <= (kind == "boolean"))
+        for kind in kinds
+    ):
+        return False
+    return all(_limits(schema, value)) and all(_inside(schema, value))
+
+
+def _limits(schema: Any, value: Any) -> Iterator[bool]:
+    if isinstance(value, str):
+        yield re.search(schema.get("pattern", ""), value) is not None
+        yield schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", 10**9)
+    elif isinstance(value, int | float):
+        yield schema.get("minimum", -(10**30)) <= value <= schema.get("maximum", 10**30)
+        yield value > schema.get("exclusiveMinimum", -(10**30))
+
+
+def _inside(schema: Any, value: Any) -> Iterator[bool]:
+    if isinstance(value, list):
+        yield len(value) >= schema.get("minItems", 0)
+        yield all(accepts(schema.get("items", {}), item) for item in value)
+    elif isinstance(value, dict):
+        known, rest = schema.get("properties", {}), schema.get("additionalProperties", {})
+        yield set(schema.get("required", ())) <= set(value)
+        for name, item in value.items():
+            inner = known.get(name, rest)
+            yield inner is not False and accepts(inner, item)
+
+
+def test_json_schema_is_json_and_knows_only_what_the_test_knows() -> None:
+    words = set(re.findall(r'"([^"]+)": ', json.dumps(SCHEMA)))
+    assert not {"ge", "le", "gt", "oneOf", "allOf", "not", "enum", "title "} & words
+
+
+def test_json_schema_describes_every_key() -> None:
+    for part in [SCHEMA, *SCHEMA["$defs"].values()]:
+        for body in (part, *part.get("anyOf", ())):
+            for name, value in body.get("properties", {}).items():
+                assert value["description"].endswith("."), name
+
+
+@pytest.mark.parametrize("name", ["vllm", "llama", "api"])
+def test_json_schema_accepts_the_examples_before_variables_are_filled_in(name: str) -> None:
+    text = (ROOT / "examples" / f"{name}.yaml").read_text()
+    value = read(text.replace("${env.", "$${env."), name, {}).value
+    assert accepts(SCHEMA, value)
+
+
+def model(**keys: Any) -> dict[str, Any]:
+    return {"version": 1, "models": {"a": {"api": {"url": "http://h/v1"}, **keys}}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        model(),
+        model(retries="${env.N}", stream_usage="${env.B}", max_wait="${env.D}"),
+        model(timeouts={"idle": "never", "connect": 5, "total": None}, queue=None),
+        model(queue={"bytes": "32MiB", "requests": "${env.N:-5}"}),
+        {**model(), "server": {"port": "${env.PORT}", "max_body": "${env.BODY}"}},
+        model(hot={"urls": ["http://h/v1", {"url": "http://i/v1", "weight": "${env.W}"}]}),
+        model(cold={"command": "x {port}", "env": {"A": 1, "B": None, "C": "x"}, "idle": "never"}),
+        model(cold={"command": ["x", 1, "{port}"], "gpu_hour": 1}),
+    ],
+)
+def test_json_schema_accepts_what_the_loader_accepts(value: Any) -> None:
+    assert accepts(SCHEMA, value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"version": 1},
+        {**model(), "version": 2},
+        model(idel=1),
+        model(retries=11),
+        model(retries="2"),
+        model(stream_usage="yes"),
+        model(timeouts={"connect": "never"}),
+        model(max_wait="5 minutes"),
+        model(hot={"urls": []}),
+        model(hot={"urls": ["h"]}),
+        model(hot={"urls": [{"url": "http://h/v1", "weight": 0}]}),
+    ],
+)
+def test_json_schema_refuses_what_the_loader_refuses(value: Any) -> None:
+    assert not accepts(SCHEMA, value)
+
+
+def test_json_schema_shows_defaults_as_they_are_written() -> None:
+    parts = SCHEMA["$defs"]
+    assert parts["Server"]["properties"]["max_body"]["default"] == "32MiB"
+    assert parts["Timeouts"]["properties"]["total"]["default"] == "never"
+    assert parts["Model"]["properties"]["retries"]["default"] == 2
