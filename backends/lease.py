@@ -114,14 +114,13 @@ class Room:
 class Waiter:
     """A request that waits for a lease; `future` gets the lease or an Unavailable."""
 
-    __slots__ = ("future", "in_queue", "saw_start", "since_s", "size")
+    __slots__ = ("future", "in_queue", "since_s", "size")
 
     def __init__(self, size: int, since_s: float) -> None:
         self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self.size = size
         self.since_s = since_s
         self.in_queue = False
-        self.saw_start = False
 
     @property
     def gone(self) -> bool:

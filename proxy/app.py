@@ -173,7 +173,7 @@ async def _late_error(answer: Answer) -> GatewayError:
     error = UpstreamFailed(f"the model server answered {answer.status} without a stream")
     try:
         told = msgspec.json.decode(body, type=_Told).error
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return error
     error.message = told.message
     error.type = told.type or error.type

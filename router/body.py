@@ -13,6 +13,8 @@ from msgspec import Raw
 
 from router.errors import BadRequest
 
+# msgspec checks UTF-8 only when a string is decoded, and then with an error of Python's own.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 _WHITESPACE = b" \t\r\n"
 _ASK_USAGE = b'"stream_options":{"include_usage":true},'
@@ -46,7 +48,7 @@ class JsonBody:
             return None
         try:
             return msgspec.json.decode(value, type=str)
-        except msgspec.MsgspecError:
+        except _UNREADABLE:
             return None
 
     def rewritten(self, model: str, *, ask_usage: bool) -> bytes:
@@ -98,7 +100,7 @@ def parse_json(raw: bytes) -> JsonBody:
         fields = _FIELDS.decode(raw)
     except msgspec.ValidationError as error:
         raise BadRequest(f"the body must be a JSON object: {error}", code="invalid_type") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json") from error
     except RecursionError as error:
         raise BadRequest("the body is nested too deeply", code="invalid_json") from error
@@ -122,7 +124,7 @@ def _model_name(value: Raw | None) -> str:
         )
     try:
         name = msgspec.json.decode(value, type=str)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise BadRequest("'model' must be a string", code="invalid_type", param="model") from error
     if not name:
         raise BadRequest("'model' is empty", code="invalid_value", param="model")
@@ -143,7 +145,7 @@ def _stream_options(value: Raw | None) -> dict[str, Raw]:
         return {}
     try:
         return _FIELDS.decode(value)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         message = "'stream_options' must be an object"
         raise BadRequest(message, code="invalid_type", param="stream_options") from error
 

@@ -64,7 +64,7 @@ def from_body(body: bytes, gzipped: bool) -> Usage | None:
         if gzipped:
             body = zlib.decompressobj(wbits=31).decompress(body, PARSED_LIMIT)
         tokens = _ANSWER.decode(body).usage
-    except (msgspec.MsgspecError, zlib.error):
+    except (msgspec.MsgspecError, UnicodeDecodeError, zlib.error):
         return None
     if tokens is None:
         return None
@@ -94,7 +94,7 @@ class StreamMeter:
             return False
         try:
             answer = _ANSWER.decode(event_data(event))
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return False
         for holder in (answer, answer.response, answer.message):
             if holder is not None and holder.usage is not None:

@@ -1,0 +1,141 @@
+"""What routing reads of a body, and that it changes nothing else."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.body import parse_json, parse_multipart
+from router.errors import BadRequest
+
+
+def test_rewritten_same_name_is_the_same_bytes():
+    raw = b'  {"b": 1.50, "model" : "m",\n "stream":true, "zz": {"model": "x"}}'
+    body = parse_json(raw)
+    assert (body.model, body.stream, body.usage_asked) == ("m", True, False)
+    assert body.rewritten("m", ask_usage=False) is raw
+
+
+def test_rewritten_other_name_changes_only_the_name():
+    raw = b'{ "n": 1.0e2,  "model" :  "m", "messages": [{"content": "say \\"model\\": \\"m\\""}]}'
+    assert parse_json(raw).rewritten("served/é", ask_usage=False) == raw.replace(
+        b'"model" :  "m"', '"model" :  "served/é"'.encode()
+    )
+
+
+def test_rewritten_when_the_same_text_is_nested_changes_the_top_level_only():
+    raw = b'{"tools":[{"model":"m"}],"model":"m","t": 1.10}'
+    out = parse_json(raw).rewritten("new", ask_usage=False)
+    assert json.loads(out) == {"tools": [{"model": "m"}], "model": "new", "t": 1.1}
+    assert b"1.10" in out
+
+
+def test_rewritten_asks_for_usage_only_in_streams_that_did_not():
+    asked = b'{"stream_options":{"include_usage":true},"model":"m","stream":true}'
+    body = parse_json(b'{"model":"m","stream":true}')
+    assert body.rewritten("m", ask_usage=True) == asked
+    assert parse_json(asked).rewritten("m", ask_usage=True) is asked
+    assert parse_json(b'{"model":"m"}').rewritten("m", ask_usage=True) == b'{"model":"m"}'
+
+
+@pytest.mark.parametrize("given_options", [b"null", b"{}", b'{"include_usage":false,"x":1}'])
+def test_rewritten_keeps_other_stream_options(given_options):
+    raw = b'{"model":"m","stream":true,"stream_options":' + given_options + b"}"
+    out = json.loads(parse_json(raw).rewritten("m", ask_usage=True))
+    expected = {**(json.loads(given_options) or {}), "include_usage": True}
+    assert out["stream_options"] == expected
+
+
+def test_rewritten_twice_for_two_attempts_starts_from_the_original():
+    body = parse_json(b'{"model":"a","stream":true}')
+    body.rewritten("first", ask_usage=True)
+    assert body.rewritten("second", ask_usage=False) == b'{"model":"second","stream":true}'
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "param"),
+    [
+        (b"", "invalid_json", None),
+        (b"{", "invalid_json", None),
+        (b'{"model": "m"} x', "invalid_json", None),
+        (b"[1]", "invalid_type", None),
+        (b'{"a": 1}', "missing_required_parameter", "model"),
+        (b'{"model": 5}', "invalid_type", "model"),
+        (b'{"model": ""}', "invalid_value", "model"),
+        (b'{"model": "m", "stream": "yes"}', "invalid_type", "stream"),
+        (b'{"model": "m", "stream_options": 1}', "invalid_type", "stream_options"),
+        (b'{"model": "\xff"}', "invalid_type", "model"),
+    ],
+)
+def test_parse_json_bad_input_names_the_thing(raw, code, param):
+    with pytest.raises(BadRequest) as caught:
+        parse_json(raw)
+    assert (caught.value.code, caught.value.param, caught.value.status) == (code, param, 400)
+
+
+def test_parse_json_nesting_bomb_is_a_bad_request():
+    with pytest.raises(BadRequest):
+        parse_json(b'{"model":"m","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(
+    st.dictionaries(st.text(), json_values),
+    st.text(min_size=1).filter(str.isprintable),
+    st.text(min_size=1).filter(str.isprintable),
+)
+def test_rewritten_any_body_changes_the_model_and_nothing_else(fields, name, served):
+    fields = {**fields, "model": name}
+    fields.pop("stream", None)
+    fields.pop("stream_options", None)
+    raw = json.dumps(fields).encode()
+    assert json.loads(parse_json(raw).rewritten(served, ask_usage=True)) == {
+        **fields,
+        "model": served,
+    }
+
+
+@given(st.binary(max_size=200))
+def test_parse_json_any_bytes_raise_nothing_but_bad_request(raw):
+    try:
+        body = parse_json(raw)
+    except BadRequest:
+        return
+    assert msgspec.json.decode(raw)["model"] == body.model
+
+
+FORM = (
+    b'--xYz\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
+    b"Content-Type: audio/wav\r\n\r\n\x00\x01--xYmodel\r\n\xff\r\n"
+    b'--xYz\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n'
+    b"--xYz--\r\n"
+)
+
+
+def test_multipart_model_is_found_and_replaced_in_place():
+    body = parse_multipart(FORM, b'multipart/form-data; boundary="xYz"')
+    assert (body.model, body.stream) == ("whisper", False)
+    assert body.rewritten("whisper", ask_usage=True) is FORM
+    assert body.rewritten("w-large", ask_usage=True) == FORM.replace(b"whisper", b"w-large")
+
+
+@pytest.mark.parametrize(
+    ("raw", "content_type"),
+    [
+        (FORM, b"multipart/form-data"),
+        (FORM.replace(b'"model"', b'"other"'), b"multipart/form-data; boundary=xYz"),
+        (b"", b"multipart/form-data; boundary=xYz"),
+        (FORM[:60], b"multipart/form-data; boundary=xYz"),
+    ],
+)
+def test_multipart_without_a_model_is_a_bad_request(raw, content_type):
+    with pytest.raises(BadRequest):
+        parse_multipart(raw, content_type)
