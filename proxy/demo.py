@@ -59,7 +59,7 @@ async def _serve(weights: Path, host: str, port: int, console: Console) -> None:
 def command(weights: Path) -> list[str]:
     """llama.cpp's server as the process launcher starts it."""
     server = ["{python}", "-m", "backends.llama_server", "--model", str(weights)]
-    return [*server, "--port", "{port}", "--alias", "{served_as}"]
+    return [*server, "--template", "chatml", "--port", "{port}", "--alias", "{served_as}"]
 
 
 def demo_config(weights: Path, hot_url: str) -> Config:
