@@ -264,7 +264,7 @@ class ColdModel:
 
     def _failure(self, failed: LaunchFailed, ring: LogRing) -> Failure:
         message = self._last_words(f"could not be started: {failed}", ring)
-        log.warning("model %s %s", self.spec.model, message)
+        log.warning("model %s %s", self.spec.model, message.replace("\n", "\n    "))
         return Failure(message, failed.permanent)
 
     def _last_words(self, what: str, ring: LogRing) -> str:

@@ -47,6 +47,8 @@ _NOT_RETURNED = _HOP_BY_HOP | {
     b"alt-svc",
     b"strict-transport-security",
 }
+# Who may call from a browser is the gateway's to say, not the model server's.
+_PREFIXES_NOT_RETURNED = (b"x-lamplighter-", b"access-control-")
 
 
 def sent_on(request: Request, *, key: str | None, outside: bool) -> Headers:
@@ -95,6 +97,6 @@ def returned(headers: Headers, *, length_known: bool) -> Headers:
         (name, value)
         for name, value in headers
         if name not in _NOT_RETURNED
-        and not name.startswith(b"x-lamplighter-")
+        and not name.startswith(_PREFIXES_NOT_RETURNED)
         and (length_known or name != b"content-length")
     ]

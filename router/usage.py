@@ -23,6 +23,7 @@ class Tokens(msgspec.Struct):
     prompt_tokens_details: Details | None = None
     input_tokens_details: Details | None = None
     cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class _Holder(msgspec.Struct):
@@ -47,7 +48,11 @@ class Usage(msgspec.Struct):
 
     def add(self, tokens: Tokens) -> None:
         """Take over counts; a later report replaces an earlier one field by field."""
-        self.input = _first(tokens.prompt_tokens, tokens.input_tokens, self.input)
+        counted = tokens.input_tokens
+        if counted is not None:  # Messages counts cached tokens beside the input, others within
+            counted += tokens.cache_read_input_tokens or 0
+            counted += tokens.cache_creation_input_tokens or 0
+        self.input = _first(tokens.prompt_tokens, counted, self.input)
         self.output = _first(tokens.completion_tokens, tokens.output_tokens, self.output)
         details = tokens.prompt_tokens_details or tokens.input_tokens_details
         cached = details.cached_tokens if details else None
