@@ -68,7 +68,7 @@ class Origin:
         self.target_prefix = parts.path.rstrip("/").encode("ascii")
         self.open_connections = 0
         bracketed = f"[{host}]" if ":" in host else host
-        self._host = (bracketed if self.peer.port == default_port else str(self.peer)).encode()
+        self.host = (bracketed if self.peer.port == default_port else str(self.peer)).encode()
         self._keepalive_s = keepalive_s
         self._idle: dict[Connection, None] = {}  # a stack with removal from the middle
 
@@ -84,22 +84,25 @@ class Origin:
         `target` is the whole path with its query. Host, length and connection headers are written
         here; ValueError when `headers` brings them, or anything that would break the framing.
         """
-        head = request_head(method, target, self._host, headers, len(body))
+        head = request_head(method, target, self.host, headers, len(body))
+        bodiless = method == "HEAD"
         kept = self._pop_idle()
         if kept is not None:
+            answer = kept.send(head, body, bodiless=bodiless, first_byte_s=timeouts.first_byte_s)
             try:
-                return await _exchange(kept, method, head, body, timeouts)
+                return await _answered(kept, answer, timeouts.idle_s)
             except NoAnswer:
                 if not kept.silent:
                     raise
         fresh = Connection(self, str(self.peer))
+        answer = fresh.send(head, body, bodiless=bodiless, first_byte_s=timeouts.first_byte_s)
         try:
             await dial(self.peer, fresh, timeouts.connect_s)
         except BaseException:
             fresh.abort()
             fresh.forget()
             raise
-        return await _exchange(fresh, method, head, body, timeouts)
+        return await _answered(fresh, answer, timeouts.idle_s)
 
     def close(self) -> None:
         """Idle connections close now, busy ones when their response ends."""
@@ -165,19 +168,16 @@ class Response:
             connection.leave()
 
 
-async def _exchange(
-    connection: Connection, method: str, head: bytes, body: bytes, timeouts: Timeouts
+async def _answered(
+    connection: Connection, answer: asyncio.Future[None], idle_s: float
 ) -> Response:
-    answer = connection.send(
-        head, body, bodiless=method == "HEAD", first_byte_s=timeouts.first_byte_s
-    )
     try:
         await answer
     except asyncio.CancelledError:
         connection.abort()
         raise
     if connection.status:
-        return Response(connection, timeouts.idle_s)
+        return Response(connection, idle_s)
     assert connection.error is not None
     raise connection.error
 

@@ -20,10 +20,9 @@ from backends.upstream_errors import (
     Stage,
     UpstreamError,
 )
+from backends.upstream_head import HEAD_LIMIT, Malformed, check_interim, check_size, framing
 
 HIGH_WATER = 64 * 1024  # unread bytes at which the server is slowed down
-HEAD_LIMIT = 64 * 1024
-HEADERS_LIMIT = 200
 JOIN_LIMIT = 64 * 1024  # up to here copying a body costs less than a second buffer to send
 TIMER_GRAIN_S = 0.002  # uvloop's clock counts milliseconds, and a timer may fire one early
 
@@ -61,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._bodiless = False
         self._until_close = False
         self._reusable = False
+        self._unwritten: tuple[bytes, bytes] | None = None
         self._sending = False
         self._unsent = 0
         self._first_byte_s = math.inf
@@ -87,8 +87,10 @@ class Connection(asyncio.Protocol):
     def send(
         self, head: bytes, body: bytes, *, bodiless: bool, first_byte_s: float
     ) -> asyncio.Future[None]:
-        """Write a request. The future ends when the response head is there, or cannot come."""
-        assert self._transport is not None
+        """Write a request. The future ends when the response head is there, or cannot come.
+
+        Before the connection is made the request waits for it: nothing can arrive in between.
+        """
         if self._parser is None:
             self._parser = HttpResponseParser(self)
             # Transfer-Encoding beside Content-Length is answered as RFC 9112 6.3 says: chunked.
@@ -100,17 +102,10 @@ class Connection(asyncio.Protocol):
         self._bodiless = bodiless
         self._first_byte_s = first_byte_s
         self._waiter = waiter = self._loop.create_future()
-        if not body:
-            self._transport.write(head)
-        elif len(body) <= JOIN_LIMIT:
-            self._transport.write(head + body)
+        if self._transport is None:
+            self._unwritten = (head, body)
         else:
-            self._transport.writelines((head, body))
-        if self._sending:
-            self._unsent = self._transport.get_write_buffer_size()
-        if self._paused:
-            self._resume()
-        self._watch(self._loop.time() + first_byte_s)
+            self._write(self._transport, head, body)
         return waiter
 
     def arrival(self, idle_s: float) -> asyncio.Future[None]:
@@ -163,8 +158,10 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         # Low marks, so that "paused" means "not yet sent". TLS transports compare with >=.
         self._transport.set_write_buffer_limits(high=1, low=0)
-        self._pause()  # a busy server may answer 503 before it is asked: `send` will look
         self._owner.joined(self)
+        if self._unwritten is not None:
+            self._write(self._transport, *self._unwritten)
+            self._unwritten = None
 
     def pause_writing(self) -> None:
         self._sending = True
@@ -181,12 +178,13 @@ class Connection(asyncio.Protocol):
             self.abort()  # nobody asked: most often "408 Request Timeout" before a close
             return
         self._uncounted += len(data)
+        before = self._buffered
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as exc:
             self._fail(self._bad(exc), exc)
             return
-        if self.chunks:
+        if self._buffered > before:
             self._uncounted = 0
             if self._buffered > HIGH_WATER:
                 self._pause()
@@ -219,7 +217,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._stage != _HEAD:
-            raise BadResponse(f"{self._peer} sent more than its response", self._where())
+            raise Malformed("sent more than its response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._stage == _HEAD:  # else a trailer: nobody reads those
@@ -228,27 +226,21 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         assert self._parser is not None
         status = self._parser.get_status_code()
-        self._check_size()
+        check_size(self.headers, self._uncounted)
         if status < 200:
-            self._check_interim(status)
+            check_interim(status, self.headers)
             self.headers = []
             return
-        names = [name for name, _ in self.headers]
-        chunked, length = b"transfer-encoding" in names, b"content-length" in names
-        if status > 599 or (chunked and not self._plainly_chunked()):
-            raise BadResponse(f"{self._peer} sent a response of an unknown kind")
+        self._until_close, self._reusable = framing(status, self.headers)
         self.status = status
         self._uncounted = 0
-        self._reusable = not (chunked and length)
         self._stage = _BODY
         if self._bodiless:
             self._complete()
-        else:
-            self._until_close = not chunked and not length and status not in (204, 304)
 
     def on_body(self, data: bytes) -> None:
         if self._stage != _BODY:
-            raise BadResponse(f"{self._peer} sent more than its response", self._where())
+            raise Malformed("sent more than its response")
         self.chunks.append(data)
         self._buffered += len(data)
 
@@ -258,33 +250,26 @@ class Connection(asyncio.Protocol):
 
     # -- inside
 
+    def _write(self, transport: asyncio.Transport, head: bytes, body: bytes) -> None:
+        if not body:
+            transport.write(head)
+        elif len(body) <= JOIN_LIMIT:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+        if self._sending:
+            self._unsent = transport.get_write_buffer_size()
+        self._watch(self._loop.time() + self._first_byte_s)
+
     def _complete(self) -> None:
         assert self._parser is not None
         self._stage = _DONE
         # A request that is still being sent would be read as the start of the next one.
         self._reusable &= not self._sending and self._parser.should_keep_alive()
 
-    def _plainly_chunked(self) -> bool:
-        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
-        return len(codings) == 1 and codings[0].lower() == b"chunked"
-
-    def _check_size(self) -> None:
-        if len(self.headers) > HEADERS_LIMIT:
-            raise BadResponse(f"{self._peer} sent more than {HEADERS_LIMIT} headers")
-        # The exact sum only when there is a reason to look.
-        if self._uncounted > HEAD_LIMIT:
-            size = sum(len(name) + len(value) for name, value in self.headers)
-            if size > HEAD_LIMIT:
-                raise BadResponse(f"{self._peer} sent a head of more than {HEAD_LIMIT} bytes")
-
-    def _check_interim(self, status: int) -> None:
-        framed = any(n in (b"content-length", b"transfer-encoding") for n, _ in self.headers)
-        if status == 101 or status < 100 or framed:
-            raise BadResponse(f"{self._peer} sent an interim response that was not asked for")
-
     def _bad(self, exc: Exception) -> BadResponse:
-        if isinstance(exc.__context__, BadResponse):
-            return exc.__context__
+        if isinstance(exc.__context__, Malformed):
+            return BadResponse(f"{self._peer} {exc.__context__}", self._where())
         if self._stage == _DONE:
             return BadResponse(f"{self._peer} sent more than its response", "body")
         return BadResponse(f"{self._peer} does not speak HTTP/1.1: {exc}", self._where())
