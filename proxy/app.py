@@ -10,7 +10,7 @@ import msgspec
 
 from proxy import inbound
 from proxy.gateway import Gateway
-from proxy.responder import Cut, Responder
+from proxy.responder import Responder
 from router.answer import Answer, StreamAnswer
 from router.errors import GatewayError, ShuttingDown, UpstreamFailed, UpstreamTimeout
 from router.journey import Journey
@@ -83,8 +83,6 @@ class _Exchange:
             await self._fail(error)
         except asyncio.CancelledError:
             await self._cancelled(task)
-        except Cut:
-            raise
         except Exception as error:  # the edge: nothing that a request does may go further
             log.exception("request %s failed", record.request_id)
             message = "the gateway failed on this request; its log has the request id"

@@ -15,10 +15,6 @@ from router.request import Dialect, Headers
 Send = Callable[[Any], Awaitable[None]]
 
 
-class Cut(Exception):
-    """Raised to the server so that it drops the connection of a response that cannot be ended."""
-
-
 class Responder:
     """Writes one response. `begun`: its head is out; `ended`: so is its last byte."""
 
@@ -53,15 +49,16 @@ class Responder:
         await self.end(body)
 
     async def fail(self, error: GatewayError, *, resumable: bool = True) -> None:
-        """Tell the caller, in the way that is left. Raises Cut when none is."""
+        """Tell the caller, in the way that is left.
+
+        When none is, the response stays without its end: the server then drops the connection.
+        """
         await self.stop_comments()
         if not self.begun:
             body = wire.error_body(error, self.dialect, self._request_id)
             await self.whole(error.status, wire.error_headers(error), body)
         elif self._stream and resumable:
             await self.end(wire.error_event(error, self.dialect))
-        else:
-            raise Cut(error.message)
 
     # --- waiting ---------------------------------------------------------------------------------
 
