@@ -22,7 +22,7 @@ from backends.upstream_errors import (
     ResponseCut,
     UpstreamError,
 )
-from backends.upstream_request import Headers, request_head
+from backends.upstream_request import Headers, is_visible, request_head
 
 __all__ = [
     "BadResponse",
@@ -60,10 +60,12 @@ class Origin:
             raise ValueError(f"not an http(s) base URL: {url!r}")
         if parts.username is not None or parts.query or parts.fragment:
             raise ValueError("a base URL has no user, query or fragment")
+        name = parts.hostname
+        host = name if name.isascii() else name.encode("idna").decode("ascii")
+        if not is_visible(host.encode()) or not is_visible(parts.path.encode() or b"/"):
+            raise ValueError("a base URL holds visible ASCII characters only")
         tls = (ssl_context or default_tls()) if parts.scheme == "https" else None
         default_port = 443 if tls else 80
-        host = parts.hostname if parts.hostname.isascii() else _ascii_name(parts.hostname)
-        self.url = url.rstrip("/")
         self.peer = Peer(host, parts.port or default_port, tls)
         self.target_prefix = parts.path.rstrip("/").encode("ascii")
         self.open_connections = 0
@@ -180,7 +182,3 @@ async def _answered(
         return Response(connection, idle_s)
     assert connection.error is not None
     raise connection.error
-
-
-def _ascii_name(host: str) -> str:
-    return host.encode("idna").decode("ascii")

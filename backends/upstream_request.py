@@ -20,7 +20,7 @@ def request_head(
     method: str, target: bytes, host: bytes, headers: Headers, body_length: int
 ) -> bytes:
     """ValueError for anything that would not come out at the other side as it went in."""
-    if not target or target.translate(None, _VISIBLE):
+    if not is_visible(target):
         raise ValueError("a request target holds visible ASCII characters only")
     names = [name for name, _ in headers]
     if b"".join(names).translate(None, _TOKEN) or b"" in names:
@@ -38,6 +38,10 @@ def request_head(
     if head.count(b"\n") != line_ends or head.count(b"\r") != line_ends or b"\0" in head:
         raise ValueError("a header value holds a line break or a NUL")
     return head
+
+
+def is_visible(text: bytes) -> bool:
+    return bool(text) and not text.translate(None, _VISIBLE)
 
 
 def _method(name: str) -> bytes:
