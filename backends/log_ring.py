@@ -42,6 +42,9 @@ class LogRing:
     def append(self, output: bytes) -> None:
         """Take output as it comes, torn anywhere."""
         *ended, rest = output.split(b"\n")
+        if len(ended) > self._max_lines:  # a flood must not cost more than what is kept of it
+            self._begin()
+            del ended[: -self._max_lines]
         for piece in ended:
             self._extend(piece)
             self._end_line()

@@ -73,8 +73,8 @@ async def wait_until_ready(
     ) as client:
         await polls.until(lambda: _lists(client, running.url + models_path, served_as))
         on_stage("warming")
+        await polls.until(lambda: _is_awake(client, running.url))
         if canary:
-            await polls.until(lambda: _is_awake(client, running.url))
             await polls.until(lambda: _answers(client, running.url, served_as))
 
 
@@ -96,7 +96,7 @@ class _Polls:
             times = times + 1 if what == before else 1
             before = what
             if times == 1:
-                log.info("%s is not ready: %s", self._url, what)
+                log.debug("%s is not ready: %s", self._url, what)
             if final and times >= SURE_AFTER:
                 raise WrongModel(what)
             shortest_s, longest_s = POLL_S

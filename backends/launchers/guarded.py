@@ -58,6 +58,7 @@ class Guarded:
         self._said = b""
         self._started: asyncio.Future[int] = self._loop.create_future()  # 0, or an errno
         self._code: int | None = None
+        self._stopping = False
         self._kill_timer: asyncio.TimerHandle | None = None
         self._status = PipeReader(pipes.status, self._heard)
         self._log = PipeReader(pipes.log, log)
@@ -103,7 +104,9 @@ class Guarded:
         The timer, not the caller, sends the second signal: a caller who leaves changes nothing.
         """
         if not self._life.done():
-            self._ask(b"T")
+            if not self._stopping:  # to some servers a second SIGTERM means: without draining
+                self._stopping = True
+                self._ask(b"T")
             self._kill_within(within_s)
         await self.wait()
 
