@@ -66,6 +66,7 @@ class Origin:
             raise ValueError("a base URL holds visible ASCII characters only")
         tls = (ssl_context or default_tls()) if parts.scheme == "https" else None
         default_port = 443 if tls else 80
+        self.url = url.rstrip("/")
         self.peer = Peer(host, parts.port or default_port, tls)
         self.target_prefix = parts.path.rstrip("/").encode("ascii")
         self.open_connections = 0

@@ -44,7 +44,11 @@ def control_app(gateway: Gateway, key: AdminKey, lifespan: Any) -> Starlette:
         Route("/admin/reload", guarded(admin.reload), methods=["POST"]),
         Route("/admin/drain", guarded(admin.drain), methods=["POST"]),
     ]
-    handlers: dict[Any, Any] = {GatewayError: _gateway_error, HTTPException: _http_error}
+    handlers: dict[Any, Any] = {
+        GatewayError: _gateway_error,
+        HTTPException: _http_error,
+        Exception: _internal_error,
+    }
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
 
 
@@ -71,6 +75,12 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
         return await _gateway_error(request, MethodNotAllowed(f"{where} is not possible"))
     return await _gateway_error(request, NotFound(f"there is no {where}"))
+
+
+async def _internal_error(request: Request, error: Exception) -> Response:
+    """Starlette raises the error again after this, so that the server logs it."""
+    message = "the gateway failed on this request; its log has the request id"
+    return await _gateway_error(request, GatewayError(message))
 
 
 class _Public:

@@ -13,7 +13,6 @@ import uvloop
 import yaml
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.panel import Panel
 
 from backends.launchers import LaunchFailed, LaunchSpec, Running
 from backends.launchers.process import ProcessLauncher
@@ -50,7 +49,7 @@ async def _serve(weights: Path, host: str, port: int, console: Console) -> None:
         _log_to(console)
         config = demo_config(weights, running.url)
         await serve_gateway(
-            config, None, host, port, on_started=lambda at: console.print(_welcome(host, at))
+            config, None, host, port, on_started=lambda at: _welcome(console, host, at)
         )
     finally:
         await running.stop(within_s=5.0)
@@ -116,27 +115,35 @@ def _log_to(console: Console) -> None:
     root.handlers = [RichHandler(console=console, show_path=False, markup=False)]
 
 
-def _welcome(host: str, port: int) -> Panel:
-    shown = f"[{host}]" if ":" in host else host
-    base_url = f"http://{shown}:{port}/v1"
-    text = f"""\
-[bold]base_url[/]  {base_url}
+def _welcome(console: Console, host: str, port: int) -> None:
+    """What to do next, in lines that can be copied."""
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    console.rule("Lamplighter")
+    console.out(
+        f"""\
+base_url  {url}/v1
 
-Two models, both SmolLM2-135M on this CPU: [bold]{HOT}[/] is always on; [bold]{COLD}[/] is off
-until you ask it something, and off again {IDLE} after its last answer.
+Two models, both SmolLM2-135M on this CPU: "{HOT}" is always on; "{COLD}" is off until you ask it
+something, and off again {IDLE} after its last answer.
 
-[bold]curl[/]
-curl -N {base_url}/chat/completions -H 'Content-Type: application/json' -d '{{"model": "{COLD}", \
+With curl:
+
+curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{{"model": "{COLD}", \
 "stream": true, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
 
-[bold]Python[/] (pip install openai)
-from openai import OpenAI
-client = OpenAI(base_url="{base_url}", api_key="none")
-answer = client.chat.completions.create(
-    model="{COLD}",
-    messages=\\[{{"role": "user", "content": "What is the capital of France?"}}],
-)
-print(answer.choices\\[0].message.content)
+With Python (pip install openai):
 
-What runs: lamplighter models --url http://{shown}:{port}        Ctrl-C ends it."""
-    return Panel(text, title="Lamplighter", expand=False, highlight=False)
+from openai import OpenAI
+client = OpenAI(base_url="{url}/v1", api_key="none")
+for chunk in client.chat.completions.create(
+    model="{COLD}",
+    messages=[{{"role": "user", "content": "What is the capital of France?"}}],
+    stream=True,
+):
+    print(chunk.choices[0].delta.content or "", end="", flush=True)
+
+What runs:  lamplighter models --url {url}
+Ctrl-C ends it.""",
+        highlight=False,
+    )
+    console.rule()
