@@ -71,7 +71,7 @@ def demo_config(weights: Path, hot_url: str) -> Config:
             COLD: {"served_as": MODEL, "cold": cold},
         },
     }
-    return parse(yaml.safe_dump(document), "demo.yaml", {})
+    return parse(yaml.safe_dump(document, sort_keys=False), "demo.yaml", {})
 
 
 async def _always_on(weights: Path, console: Console) -> Running:
