@@ -72,8 +72,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
+        """Idle, open, and not past its time: the timer is late when the loop was busy."""
         transport = self._transport
-        return self._stage == _IDLE and transport is not None and not transport.is_closing()
+        if self._stage != _IDLE or transport is None or transport.is_closing():
+            return False
+        return self._loop.time() < self._deadline
 
     @property
     def silent(self) -> bool:

@@ -13,6 +13,10 @@ _VISIBLE = bytes(range(0x21, 0x7F))
 # The transport writes these itself (or never): two of one kind is how requests are smuggled.
 _OWNED = frozenset({b"host", b"content-length", b"connection", b"transfer-encoding", b"expect"})
 _ALWAYS_WITH_LENGTH = frozenset({"POST", "PUT", "PATCH"})
+# Requests bring the same names again and again: looking them up is a third of checking them. The
+# bound is there because callers choose names.
+_REMEMBERED_NAMES = 500
+_accepted_names: set[bytes] = set()
 _METHODS = {name: name.encode() for name in ("GET", "POST", "HEAD", "PUT", "PATCH", "DELETE")}
 
 
@@ -23,10 +27,8 @@ def request_head(
     if not is_visible(target):
         raise ValueError("a request target holds visible ASCII characters only")
     names = [name for name, _ in headers]
-    if b"".join(names).translate(None, _TOKEN) or b"" in names:
-        raise ValueError("a header name holds the characters of an HTTP token only")
-    if not _OWNED.isdisjoint([name.lower() for name in names]):
-        raise ValueError("host, length, connection and expect headers are the transport's own")
+    if not _accepted_names.issuperset(names):
+        _accept(names)
     lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (_method(method), target, host)]
     lines += [b"%b: %b" % header for header in headers]
     if body_length or method in _ALWAYS_WITH_LENGTH:
@@ -38,6 +40,15 @@ def request_head(
     if head.count(b"\n") != line_ends or head.count(b"\r") != line_ends or b"\0" in head:
         raise ValueError("a header value holds a line break or a NUL")
     return head
+
+
+def _accept(names: list[bytes]) -> None:
+    if b"".join(names).translate(None, _TOKEN) or b"" in names:
+        raise ValueError("a header name holds the characters of an HTTP token only")
+    if not _OWNED.isdisjoint([name.lower() for name in names]):
+        raise ValueError("host, length, connection and expect headers are the transport's own")
+    if len(_accepted_names) < _REMEMBERED_NAMES:
+        _accepted_names.update(names)
 
 
 def is_visible(text: bytes) -> bool:
