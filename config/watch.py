@@ -31,8 +31,8 @@ class Watcher:
     """Make it before the file is loaded, so that no change falls between the two."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
-        self.snapshot = Snapshot.of(self._path)
+        self.path = Path(path)
+        self.snapshot = Snapshot.of(self.path)
 
     def changed(self) -> bool:
         """True once for each new content; a touched, replaced or vanished file is no change.
@@ -40,7 +40,7 @@ class Watcher:
         The content is read every time: an edit of equal length within one tick of the file
         system's clock changes nothing else, and a configuration is read in microseconds.
         """
-        now = Snapshot.of(self._path)
+        now = Snapshot.of(self.path)
         if now is None:
             return False
         before, self.snapshot = self.snapshot, now

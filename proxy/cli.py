@@ -15,6 +15,7 @@ from config.json_schema import json_schema
 from config.load import load
 from config.problems import ConfigError
 from config.schema import Config
+from config.watch import Watcher
 from proxy.admin_key import find_key
 from proxy.serve import log_to_stderr, serve_gateway
 
@@ -32,10 +33,11 @@ def main() -> None:
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info")
 def serve(file: str, host: str | None, port: int | None, log_level: str) -> None:
     """Serve the models of FILE until SIGTERM; SIGHUP or a change of FILE reloads it."""
+    watcher = Watcher(file)
     config = _load_or_exit(file)
     log_to_stderr(log_level.upper())
     listen_on = (host or config.server.host, config.server.port if port is None else port)
-    uvloop.run(serve_gateway(config, file, *listen_on))
+    uvloop.run(serve_gateway(config, watcher, *listen_on))
 
 
 @main.command()

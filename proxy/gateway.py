@@ -36,7 +36,11 @@ class ReloadStatus:
 
 
 class Gateway:
-    """Everything that one process runs. `path` None means a configuration without a file."""
+    """Everything that one process runs.
+
+    `watcher` looks at the file that the configuration came from and was made before it was read,
+    so that no change falls between the two; None means a configuration without a file.
+    """
 
     clock = staticmethod(time.monotonic)
 
@@ -44,18 +48,19 @@ class Gateway:
         self,
         config: Config,
         *,
-        path: str | None,
+        watcher: Watcher | None,
         launchers: Mapping[str, Launcher],
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.config = config
-        self.path = path
+        self.path = os.fspath(watcher.path) if watcher is not None else None
         self.metrics = Metrics()
         self.metrics.build.labels(version("lamplighter")).set(1)
         self.fleet = Fleet(launchers, self.clock, self._instance_changed)
         self.router = Router(self.fleet, self.clock)
         self.draining = False
         self.reload_status = ReloadStatus(time.time())
+        self._watcher = watcher
         self._env = os.environ if env is None else env
         self._tasks = TaskSet()
         self._reloading = asyncio.Lock()
@@ -65,8 +70,8 @@ class Gateway:
         self.fleet.apply(self.config)
         self.metrics.watch(self.fleet)
         self.metrics.reload_done(ok=True)
-        if self.path is not None:
-            self._tasks.start(self._watch_file(Watcher(self.path)), "watch the configuration")
+        if self._watcher is not None:
+            self._tasks.start(self._watch_file(self._watcher), "watch the configuration")
 
     async def close(self) -> None:
         """Stop every instance; requests have ended by now, or have had their time."""

@@ -11,6 +11,7 @@ import click
 from backends.launchers import Launcher
 from backends.launchers.process import ProcessLauncher
 from config.schema import Config, secret_text
+from config.watch import Watcher
 from proxy.admin_key import AdminKey
 from proxy.gateway import Gateway
 from proxy.server import Server
@@ -42,7 +43,7 @@ def launchers() -> dict[str, Launcher]:
 
 async def serve_gateway(
     config: Config,
-    path: str | None,
+    watcher: Watcher | None,
     host: str,
     port: int,
     on_started: Callable[[int], None] = lambda port: None,
@@ -50,7 +51,7 @@ async def serve_gateway(
     """Serve until told to stop. `on_started` gets the port once the gateway listens."""
     _check_port(host, port)
     key = AdminKey(secret_text(config.admin.key))
-    gateway = Gateway(config, path=path, launchers=launchers())
+    gateway = Gateway(config, watcher=watcher, launchers=launchers())
     server = Server(gateway, key, host, port)
     if host not in LOOPBACK:
         log.warning("listening on %s without caller keys: anybody who reaches it can use it", host)
