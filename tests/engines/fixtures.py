@@ -35,7 +35,7 @@ STOP_WITHIN_S = 10.0
 
 @dataclass(frozen=True)
 class ModelServer:
-    """A server that runs for the whole session: do not stop it, start your own for that."""
+    """A server that the tests of a module share: do not stop it, start your own for that."""
 
     url: str  # OpenAI base URL, ends in /v1
     served_as: str
@@ -65,11 +65,15 @@ def llama_command(smollm2_gguf: Path) -> ColdCommand:
     return ColdCommand([*command, "--port", "{port}", *LLAMA_FLAGS], {}, SERVED_AS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def llama_server(
     llama_command: ColdCommand, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModelServer]:
-    """A real llama.cpp: chat, completions, embeddings, responses, messages, 4 at a time."""
+    """A real llama.cpp: chat, completions, embeddings, responses, messages, 4 at a time.
+
+    A module's and not the session's: it starts in 0.4 s, and as a child that stays it would be
+    found by every test that looks for children left over.
+    """
     port = free_port()
     log = tmp_path_factory.mktemp("llama") / "server.log"
     command = [word.replace("{port}", str(port)) for word in llama_command.command]
