@@ -16,7 +16,9 @@ from router.errors import BadRequest
 # msgspec checks UTF-8 only when a string is decoded, and then with an error of Python's own.
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
-_WHITESPACE = b" \t\r\n"
+_COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
+PLACES_LOOKED_AT = 1000  # of a key in a body: an unbounded search would hold up everybody else
+PARTS_LOOKED_AT = 1000  # of a form
 _ASK_USAGE = b'"stream_options":{"include_usage":true},'
 
 
@@ -84,14 +86,16 @@ def _only_spot(body: bytes, key: bytes, value: bytes) -> int | None:
     """Where `value` stands behind `key`, when there is exactly one such place in the body."""
     spot = None
     at = body.find(key)
-    while at >= 0:
-        start = body.find(value, at + len(key))
-        if start >= 0 and body[at + len(key) : start].strip(_WHITESPACE) == b":":
+    for _ in range(PLACES_LOOKED_AT):
+        if at < 0:
+            return spot
+        colon = _COLON.match(body, at + len(key))
+        if colon is not None and body.startswith(value, colon.end()):
             if spot is not None:
                 return None
-            spot = start
+            spot = colon.end()
         at = body.find(key, at + 1)
-    return spot
+    return None
 
 
 def parse_json(raw: bytes) -> JsonBody:
@@ -193,13 +197,13 @@ def _small_fields(raw: bytes, delimiter: bytes) -> dict[bytes, tuple[int, int]]:
     """The span of each part's content by its name; files are stepped over, not copied."""
     spans: dict[bytes, tuple[int, int]] = {}
     at = raw.find(delimiter)
-    while at >= 0:
-        head_end = raw.find(b"\r\n\r\n", at)
+    for _ in range(PARTS_LOOKED_AT):
         following = raw.find(b"\r\n" + delimiter, at + len(delimiter))
-        if head_end < 0 or following < 0:
-            break
-        name = _PART_NAME.search(raw, at, head_end)
-        if name is not None and head_end + 4 <= following:
+        if at < 0 or following < 0:
+            return spans
+        head_end = raw.find(b"\r\n\r\n", at, following)
+        name = _PART_NAME.search(raw, at, head_end) if head_end >= 0 else None
+        if name is not None:
             spans.setdefault(name.group(1), (head_end + 4, following))
         at = following + 2
-    return spans
+    raise BadRequest(f"the form has more than {PARTS_LOOKED_AT} parts")
