@@ -30,6 +30,7 @@ class LimitedProtocol(HttpToolsProtocol):
     header_timeout_s: float
     max_header_bytes: int
     _head_timer: asyncio.TimerHandle | None = None
+    _rest_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _in_head = True
 
@@ -39,6 +40,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
+        self._rest_came()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -51,7 +53,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse_head()
 
     def on_headers_complete(self) -> None:
-        size = sum(len(n) + len(v) for n, v in self.headers) + len(self.url)
+        size = sum(len(n) + len(v) + 4 for n, v in self.headers) + len(self.url)
         self._head_came()
         self._in_head = False
         if size > self.max_header_bytes:
@@ -62,12 +64,25 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self.transport.is_closing():
             super().on_message_complete()
+        self._rest_came()
         self._in_head = True
         self._head_bytes = 0
 
     def on_body(self, body: bytes) -> None:
         if not self.transport.is_closing():
             super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_head and not self.transport.is_closing():
+            # Answered before its body was whole: the client may send on for a while, so that it
+            # reads the answer instead of a reset, but not for ever.
+            self._rest_timer = self.loop.call_later(self.header_timeout_s, self.transport.close)
+
+    def _rest_came(self) -> None:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
 
     def _refuse_head(self) -> None:
         limit = f"{self.max_header_bytes} bytes (server.max_header_bytes)"
