@@ -4,6 +4,8 @@ import json
 import socket
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from tests.gateway import GatewayProcess, eventually
 
 HELLO: Any = [{"role": "user", "content": "hello over there"}]
@@ -34,14 +36,15 @@ def settles(gateway: GatewayProcess, model: str) -> None:
     eventually(lambda: idle(gateway, model), 5, f"{model} has nothing in flight")
 
 
-def counted(gateway: GatewayProcess, model: str, metric: str = "requests") -> dict[str, float]:
-    """A counter of a model by its last label: outcomes of requests, results of attempts."""
-    found = {}
-    for line in gateway.http.get("/metrics").text.splitlines():
-        if line.startswith(f"lamplighter_{metric}_total{{") and f'model="{model}"' in line:
-            labels, _, value = line.rpartition(" ")
-            last = labels.rpartition('="')[2].rstrip('"}')
-            found[last] = found.get(last, 0.0) + float(value)
+def counted(
+    gateway: GatewayProcess, model: str, metric: str = "requests", by: str = "outcome"
+) -> dict[str, float]:
+    """A counter of one model, by the values of one label."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(gateway.http.get("/metrics").text):
+        for sample in family.samples:
+            if sample.name == f"lamplighter_{metric}_total" and sample.labels["model"] == model:
+                found[sample.labels[by]] = found.get(sample.labels[by], 0.0) + sample.value
     return found
 
 
