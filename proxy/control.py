@@ -83,11 +83,6 @@ async def _internal_error(request: Request, error: Exception) -> Response:
     return await _gateway_error(request, GatewayError(message))
 
 
-async def _own_error(request: Request, error: Exception) -> Response:
-    message = "the gateway failed on this request; its log has the request id"
-    return await _gateway_error(request, GatewayError(message))
-
-
 class _Public:
     """Open to everybody; never asks a backend anything and never wakes one."""
 
