@@ -1,5 +1,6 @@
 """A model server's answer on its way to the caller: relayed, metered, never parsed as a whole."""
 
+import re
 from collections.abc import Callable
 
 from backends.lease import Lease
@@ -12,7 +13,10 @@ from router.sse import EventSplitter, event_data, has_content, split_events
 from router.usage import PARSED_LIMIT, StreamMeter, from_body
 
 WHOLE_LIMIT = 1024 * 1024  # a plain answer up to this size is kept back until it is complete
+HELD_LIMIT = 64 * 1024  # of a stream before its first event
 _PIN_WINDOW = 64 * 1024
+# `"error": null` is what some servers put when all is well.
+_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*[{"]')
 
 
 class Answer:
@@ -149,12 +153,19 @@ class StreamAnswer(Answer):
         return not self._splitter.torn
 
     async def begin(self) -> None:
-        """Wait for the first event: one that is an error may still be answered elsewhere."""
-        first = await self._next()
-        if first:
-            self._ahead.append(first)
-            self.begins_with_error = _is_error(first)
-            self._look_for_id(first)
+        """Wait for the first event: one that is an error may still be answered elsewhere.
+
+        Comments before it are held back with it; the gateway's own keep the caller awake.
+        """
+        held = 0
+        while held < HELD_LIMIT and (events := await self._next()):
+            self._ahead.append(events)
+            held += len(events)
+            first = _first_event(events)
+            if first is not None:
+                self.begins_with_error = _is_error(first)
+                self._look_for_id(events)
+                return
 
     async def _next(self) -> bytes:
         while chunk := await self._received():
@@ -175,14 +186,15 @@ class StreamAnswer(Answer):
         self._record.usage = self._meter.usage
 
 
-def _is_error(events: bytes) -> bool:
-    """Whether the first event that carries data is an error, in any dialect."""
-    for event in split_events(events):
-        data = event_data(event).lstrip()
-        if data:
-            named = b"event: error" in event or b"event:error" in event
-            return named or data.startswith((b'{"error":', b'{"error" :'))
-    return False
+def _first_event(events: bytes) -> bytes | None:
+    """The first event that carries data."""
+    return next((e for e in split_events(events) if event_data(e)), None)
+
+
+def _is_error(event: bytes) -> bool:
+    """Whether an event is an error, in any dialect."""
+    named = b"event: error" in event or b"event:error" in event
+    return named or _ERROR.match(event_data(event)) is not None
 
 
 def lost(error: UpstreamError, lease: Lease) -> ResponseLost:
