@@ -49,7 +49,9 @@ def control_app(gateway: Gateway, key: AdminKey, lifespan: Any) -> Starlette:
         HTTPException: _http_error,
         Exception: _internal_error,
     }
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    app.router.redirect_slashes = False  # it would answer before the admin key is asked for
+    return app
 
 
 def _guard(key: AdminKey) -> Callable[[Endpoint], Endpoint]:
