@@ -188,9 +188,7 @@ class Fleet:
             before.post(before.lifecycle.reconfigure, settings)
             return before
         fresh = ColdModel(
-            LaunchSpec(
-                name, config.served_as(name), tuple(cold.command), cold.env, cold.base_path
-            ),
+            LaunchSpec(name, config.served_as(name), tuple(cold.command), cold.env, cold.base_path),
             settings,
             Readiness(cold.ready.path, cold.ready.canary),
             room,
