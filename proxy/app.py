@@ -159,7 +159,8 @@ class _Exchange:
                 await responder.write(chunk)
             await responder.end()
         finally:
-            self._resumable = answer.resumable
+            if isinstance(answer, StreamAnswer):  # of any other nothing follows a begun stream
+                self._resumable = answer.resumable
             answer.close()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from backends.lease import Lease
 from backends.upstream import IdleTimeout, Response, UpstreamError
-from router.errors import ResponseLost
+from router.errors import ResponseLost, ResponseStalled
 from router.pins import Pin, Pins
 from router.record import Record
 from router.request import Headers
@@ -200,5 +200,5 @@ def _is_error(event: bytes) -> bool:
 def lost(error: UpstreamError, lease: Lease) -> ResponseLost:
     """The one translation of a failure in the middle of an answer."""
     if isinstance(error, IdleTimeout):
-        return ResponseLost(f"{lease.endpoint.id} fell silent: {error}", code="upstream_timeout")
+        return ResponseStalled(f"{lease.endpoint.id} fell silent: {error}")
     return ResponseLost(f"{lease.endpoint.id} broke off its answer: {error}")

@@ -14,7 +14,8 @@ GatewayError
   ShuttingDown           503
   UpstreamFailed         502  the backend refused or died before any byte, retries spent
   UpstreamTimeout        504  the backend was silent past the limit
-  ResponseLost           502  the backend died, or fell silent, in the middle of its answer
+  ResponseLost           502  the backend died in the middle of its answer
+    ResponseStalled      504  it fell silent there
   Forbidden              403  the admin API without its key
 
 Each carries what the wire needs; only `proxy` renders it. `reason` is the machine-readable value
@@ -108,3 +109,7 @@ class UpstreamTimeout(GatewayError):
 
 class ResponseLost(GatewayError):
     status, type, code = 502, "server_error", "response_lost"
+
+
+class ResponseStalled(ResponseLost):
+    status, type, code = 504, "server_error", "upstream_timeout"
