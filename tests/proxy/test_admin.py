@@ -1,4 +1,4 @@
-"""The admin API shows nothing and does nothing without its key, and tricks with paths reach it not."""
+"""Without its key the admin API shows nothing and does nothing, and no path gets around it."""
 
 import asyncio
 import json

@@ -242,9 +242,13 @@ def test_dead_server_is_noticed_by_its_check_and_comes_back(
     """No request needed: a check every 50 ms sees a 5xx and then a 200."""
     hot = {"urls": fakes.urls[:1], "check": {"every": "50ms"}}
     gateway = start_gateway(yaml({"checked": {"served_as": "fake", "hot": hot}}))
-    for status in (503, 200):
-        fakes.answer_path("/v1/models", answer({"data": []}, status))
-        healthy = status == 200
-        eventually(lambda: gateway.model("checked")["endpoints"][0]["healthy"] == healthy, 5)
+
+    def healthy() -> bool:
+        return bool(gateway.model("checked")["endpoints"][0]["healthy"])
+
+    fakes.answer_path("/v1/models", answer({"data": []}, 503))
+    eventually(lambda: not healthy(), 5)
+    fakes.answer_path("/v1/models", answer({"data": []}, 200))
+    eventually(healthy, 5)
     listed = json.loads(gateway.http.get("/v1/models").content)
     assert listed["data"][0]["state"] == "hot"
