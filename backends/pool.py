@@ -13,6 +13,7 @@ import httpx2
 
 from backends.endpoint import Endpoint
 from backends.lease import Lease, NoEndpoint, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
+from backends.upstream_dial import default_tls
 
 log = logging.getLogger("lamplighter.pool")
 
@@ -126,7 +127,8 @@ class HealthCheck:
         self._clock = clock
 
     async def run(self) -> None:
-        async with httpx2.AsyncClient(timeout=5.0, trust_env=False) as client:
+        # A context of its own for each model would stop the event loop for 25 ms a model.
+        async with httpx2.AsyncClient(timeout=5.0, trust_env=False, verify=default_tls()) as client:
             while True:
                 await asyncio.gather(*(self._check(client, e) for e in self._pool.endpoints))
                 await asyncio.sleep(self._every_s)
