@@ -8,7 +8,7 @@ from openai import OpenAI
 
 from tests.fakes.threaded import FakeServers
 from tests.fakes.wire import answer, error
-from tests.gateway import GatewayProcess
+from tests.gateway import GatewayProcess, eventually
 from tests.proxy.scenes import HELLO, chat, counted
 
 CLASSES = {
@@ -81,6 +81,26 @@ def test_caller_errors_never_open_the_breaker(
     assert gateway.http.post("/v1/chat/completions", json=chat(one)).status_code == 200
     assert gateway.model(one)["endpoints"][0]["healthy"]
     assert counted(gateway, one) == {"client_error": 10.0, "ok": 1.0}
+
+
+def test_client_tries_again_what_may_succeed(
+    gateway: GatewayProcess, fakes: FakeServers, one: str
+) -> None:
+    fakes.script(error(429, headers=[("retry-after-ms", "10")]))
+    with OpenAI(base_url=gateway.base_url, api_key="k", max_retries=1) as client:
+        got = client.chat.completions.create(model=one, messages=HELLO)
+    assert got.choices[0].message.content == "hello over there"
+    assert [post.header("x-stainless-retry-count") for post in fakes.posts] == ["0", "1"]
+
+
+def test_client_does_not_try_again_what_cannot_succeed(gateway: GatewayProcess) -> None:
+    before = counted(gateway, "other").get("client_error", 0.0)
+    with (
+        OpenAI(base_url=gateway.base_url, api_key="k", max_retries=2) as client,
+        pytest.raises(openai.NotFoundError),
+    ):
+        client.chat.completions.create(model="no-such-model", messages=HELLO)
+    eventually(lambda: counted(gateway, "other")["client_error"] == before + 1, 5)
 
 
 @pytest.mark.parametrize(

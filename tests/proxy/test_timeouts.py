@@ -44,6 +44,7 @@ def timed(start_gateway: StartGateway, fake_servers: FakeServers, deaf: str) -> 
         "idle": model(one, timeouts={"idle": LIMIT}),
         "idle-two": model(two, timeouts={"idle": LIMIT}),
         "total": model(one, timeouts={"total": LIMIT}),
+        "total-two": model(two, timeouts={"total": LIMIT}),
         "starting": {"served_as": "fake", "cold": {"command": fake_command("--never-ready")}},
         "narrow": model([{"url": one[0], "max_concurrency": 1}], max_wait=LIMIT),
         "tiny": model([{"url": one[0], "max_concurrency": 1}], queue={"requests": 1}),
@@ -117,6 +118,13 @@ def test_total_ends_a_plain_answer(timed: GatewayProcess, fakes: FakeServers) ->
     assert (got.status_code, got.json()["error"]["code"]) == (504, "upstream_timeout")
     assert "timeouts.total" in got.json()["error"]["message"]
     settles(timed, "total")
+
+
+def test_total_bounds_all_attempts_together(timed: GatewayProcess, fakes: FakeServers) -> None:
+    fakes.script([0.2, End.RESET], [End.STALL])
+    got = post(timed, "total-two")
+    assert (got.status_code, got.json()["error"]["code"]) == (504, "upstream_timeout")
+    assert len(fakes.posts) == 2
 
 
 def test_total_ends_a_steady_stream(timed: GatewayProcess, fakes: FakeServers) -> None:
