@@ -13,7 +13,7 @@ from tests.fakes.threaded import FakeServers
 from tests.gateway import GatewayProcess, run_gateway
 from tests.proxy.scenes import model, yaml
 
-ONES, TWOS = 100, 40
+ONES, TWOS = 200, 60
 
 
 @pytest.fixture(scope="session")

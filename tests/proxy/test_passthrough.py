@@ -12,7 +12,7 @@ from openai import OpenAI
 
 from tests.fakes.threaded import FakeServers
 from tests.fakes.wire import DONE, answer, chunk, events
-from tests.gateway import GatewayProcess, eventually
+from tests.gateway import GatewayProcess
 from tests.proxy.scenes import HELLO, chat
 
 JSON = {"content-type": "application/json"}
@@ -268,16 +268,13 @@ def test_bodies_of_the_largest_size_pass_in_bounded_memory(
 ) -> None:
     process = psutil.Process(gateway.process.pid)
     body = b'{"model":"fake","input":"' + b"x" * (32 * 1024 * 1024 - 100) + b'"}'
-    peaks = []
-    for _ in range(3):
+    for _ in range(5):
         fakes.reset()
         fakes.script(answer({"ok": 1}))
         assert gateway.http.post("/v1/embeddings", content=body, headers=JSON).status_code == 200
         assert fakes.last.body == body
-        peaks.append(process.memory_info().rss)
+        assert process.memory_info().rss < 250_000_000
     fakes.reset()
-    assert peaks[-1] - peaks[0] < 20_000_000
-    eventually(lambda: process.memory_info().rss < 400_000_000, 5)
 
 
 def test_chunked_request_is_sent_on_with_its_length(
