@@ -64,6 +64,7 @@ class ColdModel:
         launcher: Launcher,
         clock: Callable[[], float],
         on_change: OnChange,
+        launched: int = 0,
     ) -> None:
         self.spec = spec
         self.logs: OrderedDict[str, LogRing] = OrderedDict()
@@ -78,7 +79,7 @@ class ColdModel:
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, Running] = {}
         self.ended = asyncio.Event()  # retired, and nothing of it is left
-        self.lifecycle = Lifecycle(spec.model, settings, WaitQueue(room), self, clock)
+        self.lifecycle = Lifecycle(spec.model, settings, WaitQueue(room), self, clock, launched)
 
     # --- for callers ---------------------------------------------------------------------------
 
@@ -250,12 +251,22 @@ class ColdModel:
         )
 
     async def _verify(self, instance_id: str, running: Running) -> None:
+        """Whether a server that failed its callers still answers; no verdict if it dies anyway."""
+        probing = self._tasks.task(self._probe(running, lambda stage: None), "probe again")
+        exiting = self._tasks.task(running.wait(), "watch")
         try:
-            async with asyncio.timeout(VERIFY_WITHIN_S):
-                await self._probe(running, lambda stage: None)
-            healthy = True
-        except (TimeoutError, WrongModel):
-            healthy = False
+            done, _ = await asyncio.wait(
+                {probing, exiting},
+                timeout=VERIFY_WITHIN_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if exiting in done:
+                return
+            healthy = probing in done and probing.exception() is None
+        finally:
+            probing.cancel()
+            exiting.cancel()
+        if not healthy:
             log.warning("%s does not answer any more and is stopped", instance_id)
         self.post(self.lifecycle.verified, instance_id, healthy)
 

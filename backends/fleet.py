@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from backends.cold import ColdModel, OnChange, Readiness
@@ -20,11 +21,12 @@ from backends.lifecycle import ColdSettings
 from backends.pool import HealthCheck, Pool
 from backends.tasks import TaskSet
 from backends.upstream import Origin
-from config.schema import Api, Cold, Config, Hot, Model, secret_text
+from config.schema import Api, Cold, Config, Hot, secret_text
 
 log = logging.getLogger("lamplighter.fleet")
 
 Clock = Callable[[], float]
+Changes = list[Callable[[], object]]  # to what runs, once everything new is built
 Kind = Literal["hot", "cold", "api"]
 
 
@@ -88,12 +90,16 @@ class Fleet:
         return self._snapshot
 
     def apply(self, config: Config) -> None:
-        """Put a configuration in force, keeping what it shares with the one before."""
+        """Put a configuration in force, keeping what it shares with the one before.
+
+        Everything is built first; only then is anything that runs touched.
+        """
         old = self._snapshot
-        backends = {
-            name: self._build(name, model, config, old) for name, model in config.models.items()
-        }
+        changes: Changes = []
+        backends = {name: self._build(name, config, old, changes) for name in config.models}
         self._snapshot = Snapshot(config, backends)
+        for change in changes:
+            change()
         if old is not None:
             self._retire(old.backends, backends)
         self._watch_health(config, backends)
@@ -102,13 +108,13 @@ class Fleet:
         """Drain and stop every instance; after `drain_within_s` stop what is still at work."""
         for check in self._checks.values():
             check.cancel()
-        for cold in self._all_cold():
+        for cold in self.all_cold():
             cold.post(cold.lifecycle.retire)
         try:
             async with asyncio.timeout(drain_within_s):
                 await self._until_gone()
         except TimeoutError:
-            for cold in self._all_cold():
+            for cold in self.all_cold():
                 cold.post(cold.lifecycle.stop)
             await self._until_gone()
         for backends in self._snapshot.backends.values() if self._snapshot else ():
@@ -116,88 +122,69 @@ class Fleet:
                 pool.close()
         await self._tasks.close()
 
-    def _all_cold(self) -> list[ColdModel]:
+    def all_cold(self) -> list[ColdModel]:
+        """Every cold model with, perhaps, an instance: those too that left the configuration."""
         current = self._snapshot.backends.values() if self._snapshot else ()
         return self._retired + [b.cold for b in current if b.cold is not None]
 
     async def _until_gone(self) -> None:
-        await asyncio.gather(*(cold.ended.wait() for cold in self._all_cold()))
+        await asyncio.gather(*(cold.ended.wait() for cold in self.all_cold()))
 
     # --- building ------------------------------------------------------------------------------
 
     def _build(
-        self, name: str, model: Model, config: Config, old: Snapshot | None
+        self, name: str, config: Config, old: Snapshot | None, changes: Changes
     ) -> ModelBackends:
+        """The backends of one model; what must happen to running parts is put into `changes`."""
+        model, queue = config.models[name], config.settings(name).queue
         before = old.backends.get(name) if old else None
-        queue = config.settings(name).queue
         room = before.room if before else Room(queue.requests, queue.bytes)
-        room.max_requests, room.max_bytes = queue.requests, queue.bytes
-        return ModelBackends(
-            room,
-            hot=self._hot(model.hot, before, room),
-            cold=self._cold(name, model, config, old, room),
-            api=self._api(model.api, before, room),
-        )
-
-    def _hot(self, hot: Hot | None, before: ModelBackends | None, room: Room) -> Pool | None:
-        if hot is None:
-            return None
-        wanted = [
-            Endpoint(
-                _host_and_port(item.url),
-                Origin(item.url),
-                key=secret_text(item.key),
-                weight=item.weight,
-                max_concurrency=item.max_concurrency,
+        changes.append(partial(room.resize, queue.requests, queue.bytes))
+        hot = api = cold = None
+        if model.hot is not None:
+            hot = self._pool(
+                _hot_endpoints(model.hot), before.hot if before else None, room, changes
             )
-            for item in hot.urls
-        ]
-        return self._pool(wanted, before.hot if before else None, room)
+        if model.api is not None:
+            api = self._pool(
+                _api_endpoints(model.api), before.api if before else None, room, changes
+            )
+        if model.cold is not None:
+            running = before.cold if before is not None else None
+            same = (
+                old is not None and running is not None and _same_server(name, old.config, config)
+            )
+            if running is not None and same:
+                reconfigure = running.lifecycle.reconfigure
+                changes.append(partial(running.post, reconfigure, _cold_settings(model.cold)))
+                cold = running
+            else:
+                cold = self._new_cold(name, config, model.cold, running, room)
+                changes.append(partial(self._tasks.start, cold.run(), f"model {name}"))
+        return ModelBackends(room, hot=hot, cold=cold, api=api)
 
-    def _api(self, api: Api | None, before: ModelBackends | None, room: Room) -> Pool | None:
-        if api is None:
-            return None
-        key = secret_text(api.key)
-        wanted = [Endpoint(_host_and_port(api.url), Origin(api.url), key=key)]
-        return self._pool(wanted, before.api if before else None, room)
-
-    def _pool(self, wanted: Sequence[Endpoint], old: Pool | None, room: Room) -> Pool:
-        """A new pool, or the old one with its living endpoints where they are the same."""
+    def _pool(
+        self, wanted: Sequence[Endpoint], old: Pool | None, room: Room, changes: Changes
+    ) -> Pool:
+        """A new pool; or the old one, which keeps those of its endpoints that stay."""
         if old is None:
             return Pool(wanted, room, self._clock)
-        known = {(e.origin.url, e.key): e for e in old.endpoints}
-        merged = []
-        for endpoint in wanted:
-            kept = known.get((endpoint.origin.url, endpoint.key), endpoint)
-            kept.weight = endpoint.weight
-            kept.max_concurrency = endpoint.max_concurrency
-            merged.append(kept)
-        old.adopt(merged)
+        changes.append(partial(old.follow, wanted))
         return old
 
-    def _cold(
-        self, name: str, model: Model, config: Config, old: Snapshot | None, room: Room
-    ) -> ColdModel | None:
-        cold = model.cold
-        if cold is None:
-            return None
-        before = old.backends[name].cold if old and name in old.backends else None
-        settings = _cold_settings(cold)
-        same = old is not None and config.launch_identity(name) == old.config.launch_identity(name)
-        if before is not None and same:
-            before.post(before.lifecycle.reconfigure, settings)
-            return before
-        fresh = ColdModel(
+    def _new_cold(
+        self, name: str, config: Config, cold: Cold, before: ColdModel | None, room: Room
+    ) -> ColdModel:
+        return ColdModel(
             LaunchSpec(name, config.served_as(name), tuple(cold.command), cold.env, cold.base_path),
-            settings,
+            _cold_settings(cold),
             Readiness(cold.ready.path, cold.ready.canary),
             room,
             self._launchers[cold.launcher],
             self._clock,
             self._on_change,
+            launched=before.lifecycle.launched if before is not None else 0,
         )
-        self._tasks.start(fresh.run(), f"model {name}")
-        return fresh
 
     def _retire(self, old: Mapping[str, ModelBackends], new: Mapping[str, ModelBackends]) -> None:
         kept = {id(part) for b in new.values() for part in (b.hot, b.cold, b.api)}
@@ -219,6 +206,28 @@ class Fleet:
             if pool is not None and model.hot is not None and math.isfinite(model.hot.check.every):
                 check = HealthCheck(pool, name, model.hot.check.every, self._clock)
                 self._checks[name] = self._tasks.task(check.run(), f"health of {name}")
+
+
+def _hot_endpoints(hot: Hot) -> list[Endpoint]:
+    return [
+        Endpoint(
+            _host_and_port(item.url),
+            Origin(item.url),
+            key=secret_text(item.key),
+            weight=item.weight,
+            max_concurrency=item.max_concurrency,
+        )
+        for item in hot.urls
+    ]
+
+
+def _api_endpoints(api: Api) -> list[Endpoint]:
+    return [Endpoint(_host_and_port(api.url), Origin(api.url), key=secret_text(api.key))]
+
+
+def _same_server(name: str, old: Config, new: Config) -> bool:
+    """Whether a running instance is just what the new configuration would start."""
+    return old.launch_identity(name) == new.launch_identity(name)
 
 
 def _cold_settings(cold: Cold) -> ColdSettings:

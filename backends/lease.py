@@ -97,6 +97,10 @@ class Room:
         self.requests = 0
         self.bytes = 0
 
+    def resize(self, max_requests: int, max_bytes: int) -> None:
+        self.max_requests = max_requests
+        self.max_bytes = max_bytes
+
     def take(self, size: int) -> None:
         """Raises QueueFull. A single request always fits in bytes when nothing else waits."""
         if self.requests >= self.max_requests:

@@ -23,7 +23,7 @@ from backends.endpoint import Endpoint
 from backends.lease import Lease, NoEndpoint, StartFailed, Unavailable, Waiter, WaitQueue
 
 STARTS_REMEMBERED = 20
-SECOND_CHANCE_S = 0.25
+SECOND_CHANCE_S = 1.0
 
 
 class State(StrEnum):
@@ -97,6 +97,7 @@ class Lifecycle:
         queue: WaitQueue,
         effects: Effects,
         clock: Callable[[], float],
+        launched: int = 0,
     ) -> None:
         self.model = model
         self.settings = settings
@@ -107,7 +108,7 @@ class Lifecycle:
         self.start_times_s: deque[float] = deque(maxlen=STARTS_REMEMBERED)
         self._effects = effects
         self._clock = clock
-        self._launched = 0  # ever, so that ids are not used twice
+        self.launched = launched  # ever, so that ids are not used twice
         self._wanted = 0  # instances that an operator asked for
         self._relaunch_due = False
 
@@ -314,8 +315,8 @@ class Lifecycle:
 
     def _launch(self) -> None:
         now_s = self._clock()
-        self._launched += 1
-        instance = Instance(f"{self.model}@{self._launched}", now_s)
+        self.launched += 1
+        instance = Instance(f"{self.model}@{self.launched}", now_s)
         self.instances[instance.id] = instance
         self._enter(instance, State.PROVISIONING)
         within_s = self.backoff.launching(now_s, self.settings.start_within_s)

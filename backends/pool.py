@@ -80,6 +80,16 @@ class Pool:
             default=0.0,
         )
 
+    def follow(self, wanted: Sequence[Endpoint]) -> None:
+        """Become what is wanted; endpoints that stay keep their connections, load and health."""
+        known = {(e.origin.url, e.key): e for e in self.endpoints}
+        for endpoint in wanted:
+            stays = known.get((endpoint.origin.url, endpoint.key), endpoint)
+            stays.weight = endpoint.weight
+            stays.max_concurrency = endpoint.max_concurrency
+            known[endpoint.origin.url, endpoint.key] = stays
+        self.adopt([known[e.origin.url, e.key] for e in wanted])
+
     def adopt(self, endpoints: Sequence[Endpoint]) -> None:
         """Take a new set of endpoints; leases on those that went keep their own."""
         gone = [e for e in self.endpoints if e not in endpoints]

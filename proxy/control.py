@@ -149,20 +149,17 @@ class _Admin:
         return JSONResponse({"model": name, "action": request.path_params["action"]}, 202)
 
     async def instances(self, request: Request) -> Response:
-        snapshot, now_s = self._gateway.fleet.snapshot, self._gateway.clock()
-        data = [
-            instance
-            for name in snapshot.config.models
-            for instance in describe.model_state(snapshot, name, now_s)["instances"]
-        ]
+        """All of them, those too whose model has left the configuration and that still drain."""
+        now_s = self._gateway.clock()
+        cold_models = self._gateway.fleet.all_cold()
+        data = [each for cold in cold_models for each in describe.instances(cold, now_s)]
         return JSONResponse({"instances": data})
 
     async def act_on(self, request: Request) -> Response:
         """drain or stop one instance."""
         wanted = request.path_params["instance"]
-        for backends in self._gateway.fleet.snapshot.backends.values():
-            cold = backends.cold
-            if cold is not None and wanted in cold.lifecycle.instances:
+        for cold in self._gateway.fleet.all_cold():
+            if wanted in cold.lifecycle.instances:
                 machine = cold.lifecycle
                 cold.post(_action({"drain": machine.drain, "stop": machine.stop}, request), wanted)
                 action = request.path_params["action"]
@@ -175,8 +172,8 @@ class _Admin:
         lines = request.query_params.get("lines", str(LOG_LINES))
         if not lines.isdecimal() or not 1 <= int(lines) <= 10_000:
             raise BadRequest("'lines' must be a number from 1 to 10000", param="lines")
-        for backends in self._gateway.fleet.snapshot.backends.values():
-            ring = backends.cold.logs.get(wanted) if backends.cold is not None else None
+        for cold in self._gateway.fleet.all_cold():
+            ring = cold.logs.get(wanted)
             if ring is not None:
                 return PlainTextResponse("\n".join(ring.tail(int(lines))) + "\n")
         raise NotFound(f"no log of an instance '{wanted[:100]}' is kept")

@@ -54,7 +54,7 @@ def model_state(snapshot: Snapshot, name: str, now_s: float) -> dict[str, Any]:
         "in_flight": backends.in_flight,
         "waiting": backends.room.requests,
         "endpoints": [_endpoint(e, now_s) for pool in backends.pools for e in pool.endpoints],
-        "instances": _instances(cold, now_s) if cold is not None else [],
+        "instances": instances(cold, now_s) if cold is not None else [],
         "start": _start(cold) if cold is not None else None,
     }
 
@@ -70,7 +70,7 @@ def _endpoint(endpoint: Endpoint, now_s: float) -> dict[str, Any]:
     }
 
 
-def _instances(cold: ColdModel, now_s: float) -> list[dict[str, Any]]:
+def instances(cold: ColdModel, now_s: float) -> list[dict[str, Any]]:
     return [_instance(i, now_s) for i in cold.lifecycle.instances.values()]
 
 

@@ -48,6 +48,8 @@ class Router:
         pin = self._pin(request)
         model = self._model(snapshot, request, pin)
         record.model = model
+        if pin is not None and pin.model != model:
+            pin = None  # a stored response is no way to another model than the one asked for
         return Journey(snapshot, request, record, model, pin, self.pins, self._clock)
 
     def _pin(self, request: Request) -> Pin | None:

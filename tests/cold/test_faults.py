@@ -1,0 +1,175 @@
+"""Servers that cannot be started, or die, or hang: what their callers hear, and who else does."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cold.scenes import (
+    Crowd,
+    ask,
+    cold,
+    error_of,
+    gone,
+    instances,
+    launches,
+    ready,
+    server_of,
+    yaml,
+)
+from tests.gateway import GatewayProcess, eventually, run_gateway
+
+LAST_WORDS = "CUDA out of memory at layer 17"
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("faults")
+    script = folder / "not-executable"
+    script.write_text("#!/bin/sh\n")
+    first_fails = folder / "first-fails"
+    models = {
+        "missing": cold(command=["no-such-program", "{port}"]),
+        "forbidden": cold(command=[str(script), "{port}"]),
+        "crashing": cold("--log", LAST_WORDS, "--crash-at-load", "7"),
+        "silent": cold("--log", "loading for ever", "--never-listen", start_within="600ms"),
+        "loading": cold("--log", "still 503", "--never-ready", start_within="600ms"),
+        "stranger": cold("--model", "somebody-else"),
+        "recovers": cold(command=["sh", "-c", _fails_first(first_fails), "sh", "{port}"]),
+        "wanders": cold("--never-ready", start_within="1s", fallback=["fine"]),
+        "fine": cold(),
+        "killed": cold("--pace", "0.2"),
+        "poisoned": cold("--crash-on", "3"),
+        "streams": cold("--pace", "0.2"),
+        "stopped": cold(timeouts={"first_byte": "500ms"}),
+        "guarded": cold("--with-child"),
+    }
+    with run_gateway(folder, yaml(models)) as running:
+        yield running
+
+
+def _fails_first(mark: Path) -> str:
+    """A shell script whose first two runs crash; the others become the fake server."""
+    command = " ".join(cold()["cold"]["command"]).replace("{port}", "$1")
+    count = f"n=$(cat {mark} 2>/dev/null || echo 0); echo $((n+1)) > {mark}"
+    return f"{count}; if [ $n -lt 2 ]; then echo crash $n; exit 1; fi; exec {command}"
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("missing", "no such command: no-such-program"),
+        ("forbidden", "permission denied"),
+        ("crashing", LAST_WORDS),
+        ("silent", "loading for ever"),
+        ("loading", "still 503"),
+        ("stranger", "it serves somebody-else but not fake"),
+    ],
+)
+def test_every_waiter_hears_why_its_model_cannot_be_started(gateway, model, says):
+    begun = time.monotonic()
+    with Crowd(gateway, 5) as crowd:
+        bad = [crowd.ask(model, stream=bool(n % 2)) for n in range(4)]
+        good = crowd.ask("fine")
+        for call in bad:
+            refused = call.result()
+            assert (refused.status_code, error_of(refused)["code"]) == (503, "model_unavailable")
+            message = error_of(refused)["message"]
+            assert f"model '{model}'" in message
+            assert says in message
+            assert int(refused.headers["retry-after"]) >= 1
+        assert good.result().status_code == 200
+    assert time.monotonic() - begun < 15
+    gone(gateway, model)
+    again = ask(gateway, model)  # within the pause: the same words, and no new process
+    assert says in error_of(again)["message"]
+
+
+def test_crash_at_load_is_tried_again_unseen_by_the_caller(gateway: GatewayProcess) -> None:
+    got = ask(gateway, "recovers")
+    assert got.status_code == 200
+    assert got.headers["x-lamplighter-instance"] == "recovers@3"
+    assert launches(gateway, "recovers") == 3
+
+
+def test_fallback_answers_when_a_model_cannot_be_started(gateway: GatewayProcess) -> None:
+    got = ask(gateway, "wanders")
+    assert got.status_code == 200
+    assert got.headers["x-lamplighter-model"] == "fine"
+
+
+def test_killed_server_without_a_byte_sent_is_replaced_unseen(gateway: GatewayProcess) -> None:
+    ask(gateway, "killed", max_tokens=1)
+    victim = server_of(gateway, ready(gateway, "killed")[0])
+    with Crowd(gateway, 8) as crowd:
+        calls = [crowd.ask("killed", max_tokens=3) for _ in range(8)]
+        eventually(lambda: gateway.model("killed")["in_flight"] == 8)
+        os.kill(victim, signal.SIGKILL)
+        answers = [call.result() for call in calls]
+    assert {a.status_code for a in answers} == {200}
+    assert {a.headers["x-lamplighter-instance"] for a in answers} == {"killed@2"}
+    assert {a.headers["x-lamplighter-attempts"] for a in answers} == {"2"}
+
+
+def test_idle_server_that_dies_is_noticed_at_once(gateway: GatewayProcess) -> None:
+    ask(gateway, "killed", max_tokens=1)
+    instance = ready(gateway, "killed")[0]
+    os.kill(server_of(gateway, instance), signal.SIGKILL)
+    eventually(lambda: not instances(gateway, "killed"), 2, "its end was noticed")
+    assert ask(gateway, "killed", max_tokens=1).status_code == 200
+
+
+def test_request_that_kills_its_server_is_tried_again(gateway: GatewayProcess) -> None:
+    assert ask(gateway, "poisoned").headers["x-lamplighter-instance"] == "poisoned@1"
+    got = ask(gateway, "poisoned")  # the canary was a POST too, so this one is the third
+    assert got.status_code == 200
+    assert launches(gateway, "poisoned") >= 2
+
+
+def test_killed_server_ends_its_streams_with_an_error_event(gateway: GatewayProcess) -> None:
+    ask(gateway, "streams", max_tokens=1)
+    victim = server_of(gateway, ready(gateway, "streams")[0])
+    with Crowd(gateway, 10) as crowd:
+        calls = [crowd.ask("streams", stream=True, max_tokens=50) for _ in range(10)]
+        eventually(lambda: gateway.model("streams")["in_flight"] == 10)
+        time.sleep(0.5)  # so that each has had its first events
+        os.kill(victim, signal.SIGKILL)
+        answers = [call.result() for call in calls]
+    for answer in answers:
+        last = answer.text.rstrip("\n").rsplit("\n\n", 1)[-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "response_lost"
+        assert "[DONE]" not in answer.text
+    assert ask(gateway, "streams", max_tokens=1).headers["x-lamplighter-instance"] == "streams@2"
+
+
+def test_server_that_hangs_is_found_out_and_replaced(gateway: GatewayProcess) -> None:
+    ask(gateway, "stopped")
+    victim = psutil.Process(server_of(gateway, ready(gateway, "stopped")[0]))
+    victim.suspend()
+    for _ in range(3):
+        refused = ask(gateway, "stopped")
+        assert (refused.status_code, error_of(refused)["code"]) == (504, "upstream_timeout")
+    victim.resume()  # or the check would take its 30 s; what counts is that it was asked for
+    eventually(lambda: ask(gateway, "stopped").status_code == 200, 20)
+
+
+def test_killed_guard_takes_its_server_with_it(gateway: GatewayProcess) -> None:
+    ask(gateway, "guarded")
+    server = psutil.Process(server_of(gateway, ready(gateway, "guarded")[0]))
+    family = [server, *server.children(recursive=True)]
+    assert len(family) == 2
+    guard = server.parent()
+    assert guard is not None
+    guard.kill()
+    eventually(lambda: not any(p.is_running() for p in family), 5, "nothing is left")
+    assert ask(gateway, "guarded").headers["x-lamplighter-instance"] == "guarded@2"
+
+
+def test_log_of_an_instance_survives_it(gateway: GatewayProcess) -> None:
+    eventually(lambda: launches(gateway, "crashing"))
+    log = gateway.admin("GET", "/instances/crashing@1/log?lines=5")
+    assert LAST_WORDS in log.text
