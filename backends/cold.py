@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from backends.endpoint import Endpoint
+from backends.instance import ColdSettings, Failure, Instance, State
 from backends.launchers import Launcher, LaunchFailed, LaunchSpec, Running
 from backends.lease import Lease, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
-from backends.lifecycle import ColdSettings, Failure, Instance, Lifecycle, State
+from backends.lifecycle import Lifecycle
 from backends.log_ring import LogRing
 from backends.readiness import WrongModel, wait_until_ready
 from backends.tasks import TaskSet
@@ -95,8 +96,8 @@ class ColdModel:
         Raises NoEndpoint (only with `only`), QueueFull, StartFailed, WaitExpired. A caller who is
         cancelled leaves the queue.
         """
-        waiter = Waiter(size, self._clock())
-        self.post(self.lifecycle.acquire, waiter, excluding, only)
+        waiter = Waiter(size, self._clock(), excluding)
+        self.post(self.lifecycle.acquire, waiter, only)
         try:
             return await wait_for_lease(waiter, timeout_s, self._abandon)
         except TimeoutError:

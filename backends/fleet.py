@@ -15,9 +15,9 @@ from typing import Literal
 
 from backends.cold import ColdModel, OnChange, Readiness
 from backends.endpoint import Endpoint
+from backends.instance import ColdSettings
 from backends.launchers import Launcher, LaunchSpec
 from backends.lease import Lease, NoEndpoint, Room
-from backends.lifecycle import ColdSettings
 from backends.pool import HealthCheck, Pool
 from backends.tasks import TaskSet
 from backends.upstream import Origin

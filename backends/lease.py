@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from backends.endpoint import Endpoint
 
@@ -116,14 +116,18 @@ class Room:
 
 
 class Waiter:
-    """A request that waits for a lease; `future` gets the lease or an Unavailable."""
+    """A request that waits for a lease; `future` gets the lease or an Unavailable.
 
-    __slots__ = ("future", "in_queue", "since_s", "size")
+    `excluding` holds ids of endpoints that failed it already.
+    """
 
-    def __init__(self, size: int, since_s: float) -> None:
+    __slots__ = ("excluding", "future", "in_queue", "since_s", "size")
+
+    def __init__(self, size: int, since_s: float, excluding: Collection[str] = ()) -> None:
         self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self.size = size
         self.since_s = since_s
+        self.excluding = excluding
         self.in_queue = False
 
     @property

@@ -14,66 +14,15 @@ nobody starts a server for a caller who left.
 
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol
 
 from backends.backoff import StartBackoff
 from backends.endpoint import Endpoint
+from backends.instance import STARTING, ColdSettings, Failure, Instance, State
 from backends.lease import Lease, NoEndpoint, StartFailed, Unavailable, Waiter, WaitQueue
 
 STARTS_REMEMBERED = 20
 SECOND_CHANCE_S = 1.0
-
-
-class State(StrEnum):
-    OFF = "off"
-    PROVISIONING = "provisioning"
-    LOADING = "loading"
-    WARMING = "warming"
-    READY = "ready"
-    DRAINING = "draining"
-    FAILED = "failed"
-
-
-STARTING = frozenset({State.PROVISIONING, State.LOADING, State.WARMING})
-
-
-@dataclass(frozen=True)
-class ColdSettings:
-    """What may change without a new server process. Durations in seconds, `inf` for never."""
-
-    idle_s: float
-    start_within_s: float
-    stop_within_s: float
-    max_instances: int
-    max_concurrency: int | None
-
-
-@dataclass
-class Instance:
-    """One started model server. `reached` holds the time at which each state was entered."""
-
-    id: str
-    began_s: float
-    state: State = State.PROVISIONING
-    endpoint: Endpoint | None = None
-    idle_since_s: float = 0.0
-    idle_check_s: float | None = None  # when the one timer that watches for idleness fires
-    verifying: bool = False
-    reached: dict[State, float] = field(default_factory=dict)
-
-    @property
-    def in_flight(self) -> int:
-        return self.endpoint.in_flight if self.endpoint else 0
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A start that did not succeed; `message` already ends with the server's last log lines."""
-
-    message: str
-    permanent: bool
 
 
 class Effects(Protocol):
@@ -114,16 +63,14 @@ class Lifecycle:
 
     # --- events from callers ---------------------------------------------------------------
 
-    def acquire(
-        self, waiter: Waiter, excluding: Collection[str] = (), only: str | None = None
-    ) -> None:
+    def acquire(self, waiter: Waiter, only: str | None = None) -> None:
         """Serve the waiter now, or let it wait and see that an instance comes."""
         if waiter.gone:
             return
         if only is not None:
             self._acquire_at(only, waiter)
             return
-        instance = self._with_room(excluding)
+        instance = self._with_room(waiter.excluding)
         if instance is not None:
             self._grant(instance, waiter)
             return
@@ -134,10 +81,14 @@ class Lifecycle:
             waiter.future.set_exception(refusal)
             return
         self._grow()
-        if excluding:
+        if waiter.excluding:
             # An instance that just failed this caller is usually found dead in a moment, and a
             # new one started; if it lives after all, it is better than nothing.
-            self._effects.call_later(SECOND_CHANCE_S, self._serve_waiters)
+            self._effects.call_later(SECOND_CHANCE_S, self._exclude_nothing, waiter)
+
+    def _exclude_nothing(self, waiter: Waiter) -> None:
+        waiter.excluding = ()
+        self._serve_waiters()
 
     def _acquire_at(self, instance_id: str, waiter: Waiter) -> None:
         instance = self.instances.get(instance_id)
@@ -291,11 +242,15 @@ class Lifecycle:
         )
 
     def _serve_waiters(self) -> None:
-        while len(self.queue) and (instance := self._with_room()):
-            waiter = self.queue.pop()
-            if waiter is None:
+        """Hand out what is free, in order of arrival."""
+        for waiter in list(self.queue) if self._with_room() else ():
+            instance = self._with_room(waiter.excluding)
+            if instance is not None:
+                self.queue.leave(waiter)
+                if not waiter.gone:
+                    self._grant(instance, waiter)
+            elif not waiter.excluding:
                 break
-            self._grant(instance, waiter)
         self._end_if_unneeded()
 
     def _grow(self) -> None:

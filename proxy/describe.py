@@ -5,7 +5,7 @@ from typing import Any
 from backends.cold import ColdModel
 from backends.endpoint import Endpoint
 from backends.fleet import ModelBackends, Snapshot
-from backends.lifecycle import Instance
+from backends.instance import Instance
 from policies.waiting import remaining_start_s
 
 CREATED = 1_700_000_000  # the API wants a number; a model of ours has no date of its own

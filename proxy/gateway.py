@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from backends.fleet import Fleet
+from backends.instance import Instance, State
 from backends.launchers import Launcher
-from backends.lifecycle import Instance, State
 from backends.tasks import TaskSet
 from config.load import load
 from config.problems import ConfigError

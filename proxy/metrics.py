@@ -19,7 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 
 from backends.fleet import Fleet
-from backends.lifecycle import STARTING, Instance, State
+from backends.instance import STARTING, Instance, State
 from router.record import Record
 
 disable_created_metrics()  # type: ignore[no-untyped-call]

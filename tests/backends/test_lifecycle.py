@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from backends.endpoint import Endpoint
+from backends.instance import ColdSettings, Failure, Instance, State
 from backends.lease import Lease, QueueFull, Room, StartFailed, Waiter, WaitQueue
-from backends.lifecycle import ColdSettings, Failure, Instance, Lifecycle, State
+from backends.lifecycle import Lifecycle
 from backends.upstream import Origin
 
 
@@ -88,8 +89,8 @@ class Model:
         waiter = Waiter.__new__(Waiter)
         waiter.future = self.loop.create_future()
         waiter.size, waiter.since_s = size, self.world.now_s
-        waiter.in_queue = False
-        self.machine.acquire(waiter, excluding)
+        waiter.in_queue, waiter.excluding = False, excluding
+        self.machine.acquire(waiter)
         return waiter
 
     def ready(self, instance: Instance) -> None:
@@ -347,6 +348,17 @@ def test_excluded_instance_is_a_second_choice_not_a_dead_end(model):
     assert not waiter.future.done()
     m.world.advance(1)
     assert lease(waiter).endpoint.id == "m@1"
+
+
+def test_excluded_instance_is_not_handed_out_when_another_lease_comes_back(model):
+    m = model(max_concurrency=2)
+    held = lease_of(m)
+    waiter = m.ask(excluding=frozenset({"m@1"}))
+    held.release()
+    m.world.advance(0)
+    assert not waiter.future.done()
+    other = m.ask()
+    assert lease(other).endpoint.id == "m@1"  # for who did not fail there it is good
 
 
 def test_sick_instance_is_verified_and_stopped(model):
