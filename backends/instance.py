@@ -1,4 +1,4 @@
-"""One started model server as its model's lifecycle sees it, and the states that it goes through."""
+"""One started model server as its lifecycle sees it, and the states that it goes through."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
