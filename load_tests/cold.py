@@ -1,0 +1,223 @@
+"""What starting on demand does to callers, on a real llama.cpp: `python -m load_tests.cold`.
+
+Six parts, each a line of the table it prints: first token of a cold start; a crowd at a model that
+is off; a server killed under streams; hundreds of starts and stops; models that cannot start.
+Takes about four minutes on two cores, talks to loopback only, ends by itself. `--quick` takes one.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+from openai import APIError, AsyncOpenAI
+
+from proxy.weights import fetch
+from tests.engines.fixtures import LLAMA_FLAGS, SERVED_AS
+from tests.gateway import GatewayProcess, eventually, run_gateway
+
+QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
+STORY: Any = [{"role": "user", "content": "Tell me a long story about a lamplighter."}]
+RIGHT = "The capital of France is Paris."
+
+
+def configuration() -> str:
+    flags = [*LLAMA_FLAGS, "--parallel", "32", "--context", "512", "--port", "{port}"]
+    server = [sys.executable, "-m", "backends.llama_server", "--model", str(fetch()), *flags]
+    bad = {
+        "crashing": f"[{sys.executable}, -c, 'print(\"no memory {{port}}\"); exit(3)']",
+        "missing": "[no-such-program, '{port}']",
+        "silent": f"[{sys.executable}, -c, 'import time; print({{port}}); time.sleep(99)']",
+    }
+    models = [f"  cold: {{served_as: {SERVED_AS}, cold: {{command: {server!r}, idle: 1h}}}}"]
+    models += [
+        f"  {name}: {{cold: {{command: {command}, start_within: 3s}}}}"
+        for name, command in bad.items()
+    ]
+    return "models:\n" + "\n".join(models)
+
+
+class Caller:
+    """The openai client, and what an answer comes to."""
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        self._client = AsyncOpenAI(
+            base_url=gateway.base_url, api_key="none", max_retries=0, timeout=120
+        )
+
+    async def plain(self, model: str = "cold") -> str:
+        answer = await self._client.chat.completions.create(
+            model=model, messages=QUESTION, max_tokens=12, temperature=0
+        )
+        return answer.choices[0].message.content or ""
+
+    async def stream(self, messages: Any = QUESTION, max_tokens: int = 12) -> tuple[str, float]:
+        """The text, and the seconds to its first token."""
+        begun = time.perf_counter()
+        first, text, finished = 0.0, "", False
+        async for chunk in await self._client.chat.completions.create(
+            model="cold", messages=messages, max_tokens=max_tokens, temperature=0, stream=True
+        ):
+            for choice in chunk.choices:
+                if choice.delta.content and not first:
+                    first = time.perf_counter() - begun
+                text += choice.delta.content or ""
+                finished = finished or choice.finish_reason is not None
+        assert finished, "a stream ended without a finish_reason and without an error"
+        return text, first
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+def stop(gateway: GatewayProcess) -> None:
+    gateway.admin("POST", "/models/cold/stop")
+    eventually(lambda: not gateway.model("cold")["instances"], 20, "it is stopped")
+
+
+def starts(gateway: GatewayProcess) -> int:
+    return gateway.log.count("is provisioning")
+
+
+async def first_token(gateway: GatewayProcess, caller: Caller, times: int) -> str:
+    seconds = []
+    for _ in range(times):
+        await asyncio.to_thread(stop, gateway)
+        text, first = await caller.stream()
+        assert text == RIGHT, text
+        seconds.append(first)
+    quantiles = statistics.quantiles(seconds, n=10)
+    return (
+        f"n={times}  p50 {statistics.median(seconds):.2f} s  p90 {quantiles[8]:.2f} s  "
+        f"max {max(seconds):.2f} s"
+    )
+
+
+async def crowd(gateway: GatewayProcess, caller: Caller, size: int, leaving: int) -> str:
+    await asyncio.to_thread(stop, gateway)
+    before = starts(gateway)
+    calls = [asyncio.create_task(caller.plain() if n % 2 else _text(caller)) for n in range(size)]
+    leavers = calls[:leaving]
+    await asyncio.sleep(0.25 if leaving else 0)  # in the middle of the start
+    waiting = (await asyncio.to_thread(gateway.model, "cold"))["waiting"] if leaving else size
+    for call in leavers:
+        call.cancel()
+    left_at = time.perf_counter()
+    gone_after = 0.0
+    while leaving and (await asyncio.to_thread(gateway.model, "cold"))["waiting"] > size - leaving:
+        gone_after = time.perf_counter() - left_at
+    found = Counter(await asyncio.gather(*calls, return_exceptions=True))
+    right = found.pop(RIGHT, 0)
+    odd = {str(k)[:80]: n for k, n in found.items() if not isinstance(k, asyncio.CancelledError)}
+    rest = await asyncio.to_thread(gateway.model, "cold")
+    result = f"{right} right answers, {len(odd)} kinds of others, {starts(gateway) - before} start"
+    if leaving:
+        result += f"; {waiting} waited, {leaving} left: gone from the queue in {gone_after:.2f} s"
+    assert not odd, odd
+    return result + f"; left over: {rest['in_flight']} in flight, {rest['waiting']} waiting"
+
+
+async def _text(caller: Caller) -> str:
+    return (await caller.stream())[0]
+
+
+async def killed(gateway: GatewayProcess, caller: Caller, rounds: int) -> str:
+    outcomes: Counter[str] = Counter()
+    for _ in range(rounds):
+        await caller.plain()
+        victim = await asyncio.to_thread(_server, gateway)
+        calls = [asyncio.create_task(_outcome(caller, n)) for n in range(50)]
+        await asyncio.sleep(3.0)
+        os.kill(victim, signal.SIGKILL)
+        outcomes.update(await asyncio.gather(*calls))
+        assert await caller.plain() == RIGHT
+    return ", ".join(f"{n} {what}" for what, n in sorted(outcomes.items())) + f" ({rounds} kills)"
+
+
+async def _outcome(caller: Caller, number: int) -> str:
+    try:  # short ones end before the kill or begin anew after it; long ones are cut
+        await caller.stream(STORY, 4 if number % 5 == 0 else 300)
+    except APIError as error:
+        return f"error frames ({error.code})"
+    except Exception as error:
+        return f"OTHER: {type(error).__name__}"
+    return "whole answers"
+
+
+def _server(gateway: GatewayProcess) -> int:
+    """The llama.cpp process: the one below the guard."""
+    return next(p.pid for p in gateway.children() if "backends.llama_server" in p.cmdline())
+
+
+async def cycles(gateway: GatewayProcess, caller: Caller, times: int) -> str:
+    def look() -> tuple[int, int, int, float]:
+        process = psutil.Process(gateway.process.pid)
+        memory = process.memory_info().rss / 2**20
+        return len(gateway.children()), process.num_fds(), process.num_threads(), memory
+
+    for _ in range(10):  # the first ones fill caches and pools
+        await caller.plain()
+        await asyncio.to_thread(stop, gateway)
+    before = await asyncio.to_thread(look)
+    for _ in range(times):
+        assert await caller.plain() == RIGHT
+        await asyncio.to_thread(stop, gateway)
+    after = await asyncio.to_thread(look)
+    names = ("children", "descriptors", "threads", "MiB")
+    pairs = zip(names, before, after, strict=True)
+    return f"{times} cycles: " + ", ".join(f"{n} {a:.0f} -> {b:.0f}" for n, a, b in pairs)
+
+
+async def bad(gateway: GatewayProcess, caller: Caller) -> str:
+    async def told(model: str) -> str:
+        begun = time.perf_counter()
+        try:
+            await caller.plain(model)
+        except APIError as error:
+            named = "" if f"'{model}'" in error.message else " WITHOUT ITS NAME"
+            return f"{model}: {error.code}{named} in {time.perf_counter() - begun:.1f} s"
+        return f"{model}: ANSWERED"
+
+    models = ("crashing", "missing", "silent")
+    *results, good = await asyncio.gather(*(told(m) for m in models), caller.plain())
+    assert good == RIGHT
+    return "; ".join(results) + "; the good model answered meanwhile"
+
+
+async def measure(gateway: GatewayProcess, quick: bool) -> None:
+    caller = Caller(gateway)
+    parts = {
+        "first token of a cold start": first_token(gateway, caller, 5 if quick else 20),
+        "100 callers, model off": crowd(gateway, caller, 100, 0),
+        "100 callers, 30 leave": crowd(gateway, caller, 100, 30),
+        "kill -9 under 50 streams": killed(gateway, caller, 1 if quick else 5),
+        "starts and stops": cycles(gateway, caller, 20 if quick else 200),
+        "models that cannot start": bad(gateway, caller),
+    }
+    print(f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}", flush=True)
+    for name, part in parts.items():
+        print(f"{name:28} {await part}", flush=True)
+    await caller.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        run_gateway(Path(folder), configuration()) as gateway,
+    ):
+        asyncio.run(measure(gateway, options.quick))
+
+
+if __name__ == "__main__":
+    main()
