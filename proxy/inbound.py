@@ -11,7 +11,7 @@ from typing import Any
 
 import brotli
 
-from router.body import Body, parse_json, parse_multipart
+from router.body import Body, parse_json
 from router.errors import (
     BadRequest,
     MethodNotAllowed,
@@ -20,6 +20,7 @@ from router.errors import (
     TooLarge,
     UnsupportedMedia,
 )
+from router.multipart import parse_multipart
 from router.request import Dialect, Request
 
 Receive = Callable[[], Awaitable[Any]]

@@ -18,7 +18,6 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 PLACES_LOOKED_AT = 1000  # of a key in a body: an unbounded search would hold up everybody else
-PARTS_LOOKED_AT = 1000  # of a form
 _ASK_USAGE = b'"stream_options":{"include_usage":true},'
 
 
@@ -152,58 +151,3 @@ def _stream_options(value: Raw | None) -> dict[str, Raw]:
     except _UNREADABLE as error:
         message = "'stream_options' must be an object"
         raise BadRequest(message, code="invalid_type", param="stream_options") from error
-
-
-_BOUNDARY = re.compile(rb'boundary="?([^";,]{1,70})"?', re.IGNORECASE)
-_PART_NAME = re.compile(rb'name="([^"]*)"', re.IGNORECASE)
-
-
-@dataclass(slots=True)
-class MultipartBody:
-    """A form, such as an audio upload. `_span` is where the model's name stands in it."""
-
-    raw: bytes
-    model: str
-    stream: bool
-    _span: tuple[int, int]
-
-    def rewritten(self, model: str, *, ask_usage: bool) -> bytes:
-        if model == self.model:
-            return self.raw
-        start, end = self._span
-        return self.raw[:start] + model.encode() + self.raw[end:]
-
-
-def parse_multipart(raw: bytes, content_type: bytes) -> MultipartBody:
-    """Find the form's `model` and `stream`. Raises BadRequest."""
-    found = _BOUNDARY.search(content_type)
-    if found is None:
-        raise BadRequest("the multipart body's content-type names no boundary")
-    fields = _small_fields(raw, b"--" + found.group(1))
-    if b"model" not in fields:
-        raise BadRequest(
-            "the form has no field 'model'", code="missing_required_parameter", param="model"
-        )
-    start, end = fields[b"model"]
-    try:
-        model = raw[start:end].decode()
-    except UnicodeDecodeError as error:
-        raise BadRequest("'model' is not UTF-8", param="model") from error
-    stream = raw[slice(*fields.get(b"stream", (0, 0)))].lower() == b"true"
-    return MultipartBody(raw, model, stream, (start, end))
-
-
-def _small_fields(raw: bytes, delimiter: bytes) -> dict[bytes, tuple[int, int]]:
-    """The span of each part's content by its name; files are stepped over, not copied."""
-    spans: dict[bytes, tuple[int, int]] = {}
-    at = raw.find(delimiter)
-    for _ in range(PARTS_LOOKED_AT):
-        following = raw.find(b"\r\n" + delimiter, at + len(delimiter))
-        if at < 0 or following < 0:
-            return spans
-        head_end = raw.find(b"\r\n\r\n", at, following)
-        name = _PART_NAME.search(raw, at, head_end) if head_end >= 0 else None
-        if name is not None:
-            spans.setdefault(name.group(1), (head_end + 4, following))
-        at = following + 2
-    raise BadRequest(f"the form has more than {PARTS_LOOKED_AT} parts")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.body import parse_json, parse_multipart
+from router.body import parse_json
 from router.errors import BadRequest
 
 
@@ -114,32 +114,3 @@ def test_parse_json_any_bytes_raise_nothing_but_bad_request(raw):
     except BadRequest:
         return
     assert msgspec.json.decode(raw)["model"] == body.model
-
-
-FORM = (
-    b'--xYz\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n'
-    b"Content-Type: audio/wav\r\n\r\n\x00\x01--xYmodel\r\n\xff\r\n"
-    b'--xYz\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n'
-    b"--xYz--\r\n"
-)
-
-
-def test_multipart_model_is_found_and_replaced_in_place():
-    body = parse_multipart(FORM, b'multipart/form-data; boundary="xYz"')
-    assert (body.model, body.stream) == ("whisper", False)
-    assert body.rewritten("whisper", ask_usage=True) is FORM
-    assert body.rewritten("w-large", ask_usage=True) == FORM.replace(b"whisper", b"w-large")
-
-
-@pytest.mark.parametrize(
-    ("raw", "content_type"),
-    [
-        (FORM, b"multipart/form-data"),
-        (FORM.replace(b'"model"', b'"other"'), b"multipart/form-data; boundary=xYz"),
-        (b"", b"multipart/form-data; boundary=xYz"),
-        (FORM[:60], b"multipart/form-data; boundary=xYz"),
-    ],
-)
-def test_multipart_without_a_model_is_a_bad_request(raw, content_type):
-    with pytest.raises(BadRequest):
-        parse_multipart(raw, content_type)
