@@ -361,7 +361,7 @@ def test_form_that_is_hard_to_read_holds_up_nobody(strict: GatewayProcess) -> No
     body = b"--x" + b"\r\n--x" * 190_000 + b'\r\nx: name="model"\r\n\r\nfake\r\n--x--\r\n'
     headers = {"content-type": "multipart/form-data; boundary=x"}
     got = strict.http.post("/v1/audio/transcriptions", content=body, headers=headers, timeout=5)
-    assert "more than 1000 parts" in refused(got, 400, "invalid_form")["message"]
+    assert refused(got, 400, "invalid_form")["message"].startswith("the body is not a valid form")
 
 
 def test_json_that_is_hard_to_rewrite_holds_up_nobody(
