@@ -57,6 +57,11 @@ class StartBackoff:
         self.launch_after_s = self.refusing_until_s
         return True
 
+    def over(self) -> None:
+        """Nothing starts and nobody wants it any more: the next start begins anew."""
+        self._began_s = None
+        self._launches_failed = 0
+
     def forget(self) -> None:
         """An operator asks for a start, whatever failed before."""
         self.refusing_until_s = self.launch_after_s = 0.0

@@ -17,6 +17,11 @@ class Breaker:
         self.open_until_s: float | None = None
         self._pause_s = FIRST_PAUSE_S
         self._probing = False
+        self._unreachable = False
+
+    @property
+    def closed(self) -> bool:
+        return self.open_until_s is None
 
     def allows(self, now_s: float) -> bool:
         """Whether a request may go there now; asking changes nothing."""
@@ -26,7 +31,7 @@ class Breaker:
 
     def begin(self) -> bool:
         """Note that a request goes there; True when it is the half-open probe."""
-        if self.open_until_s is None:
+        if self.open_until_s is None or self._probing:
             return False
         self._probing = True
         return True
@@ -40,10 +45,23 @@ class Breaker:
         self.open_until_s = None
         self._pause_s = FIRST_PAUSE_S
         self._probing = False
+        self._unreachable = False
+
+    def reachable(self) -> None:
+        """A check got through: closes what was opened because nothing did."""
+        if self._unreachable:
+            self.succeeded()
+
+    def unreachable(self, now_s: float, next_check_s: float) -> None:
+        """A check did not get through: nobody else need find out before the next one."""
+        self._unreachable = True
+        self.failures += 1
+        self.open_until_s = max(now_s + next_check_s, self.open_until_s or 0.0)
 
     def failed(self, now_s: float, *, at_once: bool = False) -> None:
         """Count a failure. `at_once` opens without waiting for the threshold."""
         self.failures += 1
+        self._unreachable = self._unreachable or at_once
         reopening = self.open_until_s is not None
         if not (at_once or reopening or self.failures >= THRESHOLD):
             return

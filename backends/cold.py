@@ -6,14 +6,13 @@ Everybody else posts events to its mailbox; the one task takes them in order and
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from backends.endpoint import Endpoint
 from backends.instance import ColdSettings, Failure, Instance, State
 from backends.launchers import Launcher, LaunchFailed, LaunchSpec, Running
-from backends.lease import Lease, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
+from backends.lease import Lease, NoEndpoint, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
 from backends.lifecycle import Lifecycle
 from backends.log_ring import LogRing
 from backends.readiness import WrongModel, wait_until_ready
@@ -24,6 +23,7 @@ log = logging.getLogger("lamplighter.cold")
 
 LOGS_KEPT = 20  # instances whose log can still be read after they ended
 LOG_LINES_IN_ERRORS = 10
+HAND_OVER_S = 0.1  # what is free is handed over by the owner's next turn, whatever the deadline
 VERIFY_WITHIN_S = 30.0
 
 OnChange = Callable[[str, Instance, State], None]
@@ -46,7 +46,6 @@ class ColdView:
     free: float
     starting_for_s: float | None
     start_times_s: tuple[float, ...]
-    room_to_start: bool
     refusing_for_s: float
     failure: str | None
     in_flight: int
@@ -65,10 +64,10 @@ class ColdModel:
         launcher: Launcher,
         clock: Callable[[], float],
         on_change: OnChange,
-        launched: int = 0,
+        numbers: Iterator[int],
     ) -> None:
         self.spec = spec
-        self.logs: OrderedDict[str, LogRing] = OrderedDict()
+        self.logs: dict[str, LogRing] = {}
         self._readiness = readiness
         self._launcher = launcher
         self._clock = clock
@@ -80,7 +79,7 @@ class ColdModel:
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, Running] = {}
         self.ended = asyncio.Event()  # retired, and nothing of it is left
-        self.lifecycle = Lifecycle(spec.model, settings, WaitQueue(room), self, clock, launched)
+        self.lifecycle = Lifecycle(spec.model, settings, WaitQueue(room), self, clock, numbers)
 
     # --- for callers ---------------------------------------------------------------------------
 
@@ -88,7 +87,7 @@ class ColdModel:
         self,
         size: int,
         timeout_s: float,
-        excluding: Collection[str] = (),
+        excluding: Collection[Endpoint] = (),
         only: str | None = None,
     ) -> Lease:
         """A place at an instance, started if need be; or `only` at one that is ready already.
@@ -96,19 +95,25 @@ class ColdModel:
         Raises NoEndpoint (only with `only`), QueueFull, StartFailed, WaitExpired. A caller who is
         cancelled leaves the queue.
         """
+        if self.ended.is_set():
+            raise NoEndpoint("it is not in the configuration any more")
         waiter = Waiter(size, self._clock(), excluding)
         self.post(self.lifecycle.acquire, waiter, only)
         try:
-            return await wait_for_lease(waiter, timeout_s, self._abandon)
+            return await wait_for_lease(waiter, max(timeout_s, HAND_OVER_S), self._abandon)
         except TimeoutError:
             starting = bool(self.lifecycle.starting) or not self.lifecycle.ready
             message = "is still starting" if starting else "has no instance with room"
             raise WaitExpired(message, starting=starting) from None
 
-    def view(self, excluding: Collection[str] = ()) -> ColdView:
+    def view(self, excluding: Collection[Endpoint] = ()) -> ColdView:
         machine = self.lifecycle
         now_s = self._clock()
-        ready = [i for i in machine.ready if i.id not in excluding]
+        ready = [
+            i
+            for i in machine.ready
+            if i.endpoint is not None and i.endpoint.breaker.closed and i.endpoint not in excluding
+        ]
         instances = machine.instances.values()
         return ColdView(
             state=max((i.state for i in instances), key=_NEARNESS.index, default=State.OFF),
@@ -116,7 +121,6 @@ class ColdModel:
             free=sum(i.endpoint.free for i in ready if i.endpoint),
             starting_for_s=max((now_s - i.began_s for i in machine.starting), default=None),
             start_times_s=tuple(machine.start_times_s),
-            room_to_start=len(instances) < machine.settings.max_instances,
             refusing_for_s=max(machine.backoff.refusing_until_s - now_s, 0.0),
             failure=machine.backoff.failure,
             in_flight=sum(i.in_flight for i in instances),
@@ -146,23 +150,28 @@ class ColdModel:
                 event(*args)
             except Exception:  # an error in one event must not orphan the instances
                 log.exception("model %s: event %s failed", self.spec.model, event)
-        await self._tasks.wait()
         self.ended.set()
+        while not self._mailbox.empty():  # asked in the very moment of the end
+            event, args = self._mailbox.get_nowait()
+            if event == machine.acquire and isinstance(args[0], Waiter) and not args[0].gone:
+                args[0].future.set_exception(NoEndpoint("it left the configuration"))
+        await self._tasks.wait()
 
     # --- effects: what the states ask for --------------------------------------------------------
 
     def launch(self, instance: Instance, within_s: float) -> None:
-        self.logs[instance.id] = LogRing()
-        while len(self.logs) > LOGS_KEPT:
-            self.logs.popitem(last=False)
-        life = self._tasks.task(self._live(instance, within_s), f"instance {instance.id}")
+        ring = self.logs[instance.id] = LogRing()
+        ended = [id for id in self.logs if id not in self.lifecycle.instances]
+        for id in ended[:-LOGS_KEPT]:
+            del self.logs[id]
+        life = self._tasks.task(self._live(instance, ring, within_s), f"instance {instance.id}")
         self._lives[instance.id] = life
 
     def stop(self, instance: Instance) -> None:
-        running = self._running.get(instance.id)
-        if running is None:
-            self._lives[instance.id].cancel()  # it is still being launched
-        else:
+        running, life = self._running.get(instance.id), self._lives.get(instance.id)
+        if running is None and life is not None:
+            life.cancel()  # it is still being launched
+        elif running is not None:
             within_s = self.lifecycle.settings.stop_within_s
             self._tasks.start(running.stop(within_s), f"stop {instance.id}")
 
@@ -179,10 +188,9 @@ class ColdModel:
 
     # --- the life of an instance -----------------------------------------------------------------
 
-    async def _live(self, instance: Instance, within_s: float) -> None:
+    async def _live(self, instance: Instance, ring: LogRing, within_s: float) -> None:
         """Launch, wait until ready, wait until the process is gone; report each by an event."""
         machine = self.lifecycle
-        ring = self.logs[instance.id]
         try:
             running = await self._start(instance, ring, within_s)
         except LaunchFailed as failed:
@@ -192,19 +200,28 @@ class ColdModel:
             stopped = Failure("it was stopped while it started", permanent=True)
             self.post(machine.start_failed, instance.id, stopped)
             raise
+        except Exception as error:  # whatever it is, the states must hear of it
+            log.exception("instance %s: its start failed in the gateway", instance.id)
+            fault = LaunchFailed(f"the gateway failed: {error!r}")
+            self.post(machine.start_failed, instance.id, self._failure(fault, ring))
+            return
         finally:
             self._lives.pop(instance.id, None)
         endpoint = Endpoint(
             instance.id,
             Origin(running.url),
+            served_as=self.spec.served_as,
             key=running.key,
             max_concurrency=machine.settings.max_concurrency,
         )
         self.post(machine.became_ready, instance.id, endpoint)
-        code = await running.wait()
-        self._running.pop(instance.id, None)
-        endpoint.origin.close()
-        self.post(machine.exited, instance.id, self._last_words(_exit(code), ring))
+        how = "was lost from sight"
+        try:
+            how = _exit(await running.wait())
+        finally:
+            self._running.pop(instance.id, None)
+            endpoint.origin.close()
+            self.post(machine.exited, instance.id, self._last_words(how, ring))
 
     async def _start(self, instance: Instance, ring: LogRing, within_s: float) -> Running:
         """A running and ready server; on LaunchFailed and on cancellation nothing is left of it."""
@@ -218,7 +235,8 @@ class ColdModel:
                 return running
         except BaseException as error:
             if running is not None:
-                await asyncio.shield(running.stop(self.lifecycle.settings.stop_within_s))
+                # It serves nobody, and those who wait for it are to hear of it in time.
+                await asyncio.shield(running.stop(0.0))
                 self._running.pop(instance.id, None)
             if isinstance(error, TimeoutError):
                 within = f"{self.lifecycle.settings.start_within_s:g} s"

@@ -12,12 +12,16 @@ class Endpoint:
         id: str,
         origin: Origin,
         *,
+        served_as: str = "",
+        outside: bool = False,
         key: str | None = None,
         weight: float = 1.0,
         max_concurrency: int | None = None,
     ) -> None:
         self.id = id
         self.origin = origin
+        self.served_as = served_as  # what this server calls the model
+        self.outside = outside  # somebody else's server
         self.key = key
         self.weight = weight
         self.max_concurrency = max_concurrency

@@ -6,19 +6,20 @@ snapshot that they began with.
 """
 
 import asyncio
+import itertools
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from backends.cold import ColdModel, OnChange, Readiness
 from backends.endpoint import Endpoint
+from backends.health import HealthCheck
 from backends.instance import ColdSettings
 from backends.launchers import Launcher, LaunchSpec
 from backends.lease import Lease, NoEndpoint, Room
-from backends.pool import HealthCheck, Pool
+from backends.pool import Pool
 from backends.tasks import TaskSet
 from backends.upstream import Origin
 from config.schema import Api, Cold, Config, Hot, secret_text
@@ -70,7 +71,7 @@ class Snapshot:
 
 
 class Fleet:
-    """Owns the model servers. `apply` and `close` are called by one task."""
+    """Owns the model servers. `apply` and `close` are never called at the same time."""
 
     def __init__(
         self, launchers: Mapping[str, Launcher], clock: Clock, on_change: OnChange
@@ -81,6 +82,7 @@ class Fleet:
         self._tasks = TaskSet()
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._retired: list[ColdModel] = []
+        self._numbers: dict[str, Iterator[int]] = {}  # of instances, by model
         self._snapshot: Snapshot | None = None
 
     @property
@@ -142,13 +144,11 @@ class Fleet:
         changes.append(partial(room.resize, queue.requests, queue.bytes))
         hot = api = cold = None
         if model.hot is not None:
-            hot = self._pool(
-                _hot_endpoints(model.hot), before.hot if before else None, room, changes
-            )
+            always_on = _hot_endpoints(model.hot, config.served_as(name))
+            hot = self._pool(always_on, before.hot if before else None, room, changes)
         if model.api is not None:
-            api = self._pool(
-                _api_endpoints(model.api), before.api if before else None, room, changes
-            )
+            outside = _api_endpoints(model.api, config.api_model(name))
+            api = self._pool(outside, before.api if before else None, room, changes)
         if model.cold is not None:
             running = before.cold if before is not None else None
             same = (
@@ -159,7 +159,7 @@ class Fleet:
                 changes.append(partial(running.post, reconfigure, _cold_settings(model.cold)))
                 cold = running
             else:
-                cold = self._new_cold(name, config, model.cold, running, room)
+                cold = self._new_cold(name, config, model.cold, room)
                 changes.append(partial(self._tasks.start, cold.run(), f"model {name}"))
         return ModelBackends(room, hot=hot, cold=cold, api=api)
 
@@ -172,9 +172,7 @@ class Fleet:
         changes.append(partial(old.follow, wanted))
         return old
 
-    def _new_cold(
-        self, name: str, config: Config, cold: Cold, before: ColdModel | None, room: Room
-    ) -> ColdModel:
+    def _new_cold(self, name: str, config: Config, cold: Cold, room: Room) -> ColdModel:
         return ColdModel(
             LaunchSpec(name, config.served_as(name), tuple(cold.command), cold.env, cold.base_path),
             _cold_settings(cold),
@@ -183,7 +181,7 @@ class Fleet:
             self._launchers[cold.launcher],
             self._clock,
             self._on_change,
-            launched=before.lifecycle.launched if before is not None else 0,
+            self._numbers.setdefault(name, itertools.count(1)),
         )
 
     def _retire(self, old: Mapping[str, ModelBackends], new: Mapping[str, ModelBackends]) -> None:
@@ -203,16 +201,17 @@ class Fleet:
         self._checks.clear()
         for name, model in config.models.items():
             pool = backends[name].hot
-            if pool is not None and model.hot is not None and math.isfinite(model.hot.check.every):
+            if pool is not None and model.hot is not None:
                 check = HealthCheck(pool, name, model.hot.check.every, self._clock)
                 self._checks[name] = self._tasks.task(check.run(), f"health of {name}")
 
 
-def _hot_endpoints(hot: Hot) -> list[Endpoint]:
+def _hot_endpoints(hot: Hot, served_as: str) -> list[Endpoint]:
     return [
         Endpoint(
             _host_and_port(item.url),
             Origin(item.url),
+            served_as=served_as,
             key=secret_text(item.key),
             weight=item.weight,
             max_concurrency=item.max_concurrency,
@@ -221,8 +220,10 @@ def _hot_endpoints(hot: Hot) -> list[Endpoint]:
     ]
 
 
-def _api_endpoints(api: Api) -> list[Endpoint]:
-    return [Endpoint(_host_and_port(api.url), Origin(api.url), key=secret_text(api.key))]
+def _api_endpoints(api: Api, served_as: str) -> list[Endpoint]:
+    key = secret_text(api.key)
+    origin = Origin(api.url)
+    return [Endpoint(_host_and_port(api.url), origin, served_as=served_as, outside=True, key=key)]
 
 
 def _same_server(name: str, old: Config, new: Config) -> bool:

@@ -10,8 +10,8 @@ from backends.endpoint import Endpoint
 class Lease:
     """One place at one endpoint, held from the hand-over to the last byte.
 
-    `release` gives it back and may be called twice; the health of the endpoint is reported by
-    `succeeded` or `failed` before that. A lease released without a verdict says nothing about it.
+    `release` gives it back, once; the health of the endpoint is reported before that by `answered`
+    and `succeeded`, or by `failed`. A lease released without a verdict says nothing about it.
     """
 
     __slots__ = (
@@ -21,7 +21,6 @@ class Lease:
         "endpoint",
         "released",
         "served",
-        "waited_s",
     )
 
     def __init__(
@@ -29,11 +28,9 @@ class Lease:
         endpoint: Endpoint,
         on_release: Callable[["Lease"], None],
         *,
-        waited_s: float = 0.0,
         cold_start: bool = False,
     ) -> None:
         self.endpoint = endpoint
-        self.waited_s = waited_s
         self.cold_start = cold_start
         self.released = False
         self.served = False  # whether the endpoint gave an answer with it
@@ -41,7 +38,15 @@ class Lease:
         self._probe = endpoint.breaker.begin()
         endpoint.in_flight += 1
 
+    def answered(self) -> None:
+        """An answer began, and may still break: it ends a probe well, and forgives nothing yet."""
+        self.served = True
+        if self._probe:
+            self._probe = False
+            self.endpoint.breaker.succeeded()
+
     def succeeded(self) -> None:
+        """An answer came to its end."""
         self._probe = False
         self.served = True
         self.endpoint.breaker.succeeded()
@@ -118,12 +123,12 @@ class Room:
 class Waiter:
     """A request that waits for a lease; `future` gets the lease or an Unavailable.
 
-    `excluding` holds ids of endpoints that failed it already.
+    `excluding` holds endpoints that failed it already.
     """
 
     __slots__ = ("excluding", "future", "in_queue", "since_s", "size")
 
-    def __init__(self, size: int, since_s: float, excluding: Collection[str] = ()) -> None:
+    def __init__(self, size: int, since_s: float, excluding: Collection[Endpoint] = ()) -> None:
         self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self.size = size
         self.since_s = since_s

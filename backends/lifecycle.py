@@ -13,7 +13,7 @@ nobody starts a server for a caller who left.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from backends.backoff import StartBackoff
@@ -46,7 +46,7 @@ class Lifecycle:
         queue: WaitQueue,
         effects: Effects,
         clock: Callable[[], float],
-        launched: int = 0,
+        numbers: Iterator[int],
     ) -> None:
         self.model = model
         self.settings = settings
@@ -57,7 +57,7 @@ class Lifecycle:
         self.start_times_s: deque[float] = deque(maxlen=STARTS_REMEMBERED)
         self._effects = effects
         self._clock = clock
-        self.launched = launched  # ever, so that ids are not used twice
+        self._numbers = numbers  # of instances, never used twice in the life of the gateway
         self._wanted = 0  # instances that an operator asked for
         self._relaunch_due = False
 
@@ -167,8 +167,9 @@ class Lifecycle:
         instance.verifying = False
         if instance.endpoint is not None and healthy:
             instance.endpoint.breaker.succeeded()
+            self._serve_waiters()
         elif instance.state is State.READY:
-            self._drain(instance, now=True)
+            self._drain(instance, now=False)  # it may still be at work for others
 
     # --- events from operators -----------------------------------------------------------------
 
@@ -222,11 +223,14 @@ class Lifecycle:
         if left_s > 0 and not self.starting and not self.ready:
             raise StartFailed(self.backoff.failure or "its last start failed", left_s)
 
-    def _with_room(self, excluding: Collection[str] = ()) -> Instance | None:
+    def _with_room(self, excluding: Collection[Endpoint] = ()) -> Instance | None:
         open_ones = [
             i
             for i in self.ready
-            if i.endpoint is not None and i.endpoint.free >= 1 and i.id not in excluding
+            if i.endpoint is not None
+            and i.endpoint.free >= 1
+            and i.endpoint.breaker.closed  # else it is being verified
+            and i.endpoint not in excluding
         ]
         return min(open_ones, key=lambda i: i.in_flight, default=None)
 
@@ -236,7 +240,6 @@ class Lifecycle:
             Lease(
                 instance.endpoint,
                 lambda lease: self._effects.post(self.released, instance.id, lease.served),
-                waited_s=self._clock() - waiter.since_s,
                 cold_start=instance.reached[State.READY] > waiter.since_s,
             )
         )
@@ -255,11 +258,14 @@ class Lifecycle:
 
     def _grow(self) -> None:
         """Launch what the queue asks for and the limits allow."""
-        if self._clock() < self.backoff.launch_after_s:
+        if not self._more_wanted():
+            if not self.starting:
+                self.backoff.over()
+        elif self._clock() < self.backoff.launch_after_s:
             self._relaunch_when_due()
-            return
-        while self._more_wanted() and len(self.instances) < self.settings.max_instances:
-            self._launch()
+        else:
+            while self._more_wanted() and len(self.instances) < self.settings.max_instances:
+                self._launch()
         self._end_if_unneeded()
 
     def _more_wanted(self) -> bool:
@@ -270,8 +276,7 @@ class Lifecycle:
 
     def _launch(self) -> None:
         now_s = self._clock()
-        self.launched += 1
-        instance = Instance(f"{self.model}@{self.launched}", now_s)
+        instance = Instance(f"{self.model}@{next(self._numbers)}", now_s)
         self.instances[instance.id] = instance
         self._enter(instance, State.PROVISIONING)
         within_s = self.backoff.launching(now_s, self.settings.start_within_s)
@@ -306,7 +311,7 @@ class Lifecycle:
 
     def _verify_if_failing(self, instance: Instance) -> None:
         endpoint = instance.endpoint
-        failing = endpoint is not None and endpoint.breaker.open_until_s is not None
+        failing = endpoint is not None and not endpoint.breaker.closed
         if failing and instance.state is State.READY and not instance.verifying:
             instance.verifying = True
             self._effects.verify(instance)

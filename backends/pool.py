@@ -5,17 +5,11 @@ servers or about money.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-import httpx2
-
 from backends.endpoint import Endpoint
 from backends.lease import Lease, NoEndpoint, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
-from backends.upstream_dial import default_tls
-
-log = logging.getLogger("lamplighter.pool")
 
 Clock = Callable[[], float]
 
@@ -38,10 +32,11 @@ class Pool:
         self._queue = WaitQueue(room)
         self._clock = clock
         self._turn = 0
+        self._looking = False
 
-    def view(self, excluding: Collection[str] = ()) -> PoolView:
+    def view(self, excluding: Collection[Endpoint] = ()) -> PoolView:
         now_s = self._clock()
-        usable = [e for e in self.endpoints if e.id not in excluding and e.breaker.allows(now_s)]
+        usable = [e for e in self.endpoints if e not in excluding and e.breaker.allows(now_s)]
         return PoolView(
             healthy=len(usable),
             free=sum(max(e.free, 0) for e in usable),
@@ -49,7 +44,7 @@ class Pool:
             waiting=len(self._queue),
         )
 
-    def try_lease(self, excluding: Collection[str] = ()) -> Lease | None:
+    def try_lease(self, excluding: Collection[Endpoint] = ()) -> Lease | None:
         """A place at the least loaded healthy endpoint, or None; never waits."""
         endpoint = self._least_loaded(excluding)
         return Lease(endpoint, self._released) if endpoint else None
@@ -61,11 +56,13 @@ class Pool:
                 return Lease(endpoint, self._released)
         return None
 
-    async def lease(self, size: int, timeout_s: float) -> Lease:
+    async def lease(
+        self, size: int, timeout_s: float, excluding: Collection[Endpoint] = ()
+    ) -> Lease:
         """Wait for a place. Raises QueueFull, NoEndpoint when nothing is healthy, WaitExpired."""
-        if not self.view().healthy:
-            raise NoEndpoint("no endpoint of its pool is healthy", self.next_probe_s())
-        waiter = Waiter(size, self._clock())
+        if not self.view(excluding).healthy:
+            raise self._nothing_healthy()
+        waiter = Waiter(size, self._clock(), excluding)
         self._queue.join(waiter)
         try:
             return await wait_for_lease(waiter, timeout_s, self._queue.leave)
@@ -82,34 +79,34 @@ class Pool:
 
     def follow(self, wanted: Sequence[Endpoint]) -> None:
         """Become what is wanted; endpoints that stay keep their connections, load and health."""
-        known = {(e.origin.url, e.key): e for e in self.endpoints}
+        known = {_address(e): e for e in self.endpoints}
+        before, self.endpoints = self.endpoints, []
         for endpoint in wanted:
-            stays = known.get((endpoint.origin.url, endpoint.key), endpoint)
+            stays = known.get(_address(endpoint), endpoint)
             stays.weight = endpoint.weight
             stays.max_concurrency = endpoint.max_concurrency
-            known[endpoint.origin.url, endpoint.key] = stays
-        self.adopt([known[e.origin.url, e.key] for e in wanted])
+            self.endpoints.append(stays)
+        for endpoint in before:
+            if endpoint not in self.endpoints:
+                endpoint.origin.close()  # leases on it keep it until they end
+        self.wake()
 
-    def adopt(self, endpoints: Sequence[Endpoint]) -> None:
-        """Take a new set of endpoints; leases on those that went keep their own."""
-        gone = [e for e in self.endpoints if e not in endpoints]
-        self.endpoints = list(endpoints)
-        for endpoint in gone:
-            endpoint.origin.close()
+    def wake(self) -> None:
+        """Something may have become free or healthy."""
         self._serve_waiters()
 
     def close(self) -> None:
         for endpoint in self.endpoints:
             endpoint.origin.close()
 
-    def _least_loaded(self, excluding: Collection[str]) -> Endpoint | None:
+    def _least_loaded(self, excluding: Collection[Endpoint]) -> Endpoint | None:
         now_s = self._clock()
         best: Endpoint | None = None
         count = len(self.endpoints)
         self._turn += 1  # ties go round, so that idle endpoints share the work
         for offset in range(count):
             endpoint = self.endpoints[(self._turn + offset) % count]
-            if endpoint.free < 1 or endpoint.id in excluding:
+            if endpoint.free < 1 or endpoint in excluding:
                 continue
             if endpoint.breaker.allows(now_s) and (best is None or endpoint.load < best.load):
                 best = endpoint
@@ -118,44 +115,38 @@ class Pool:
     def _released(self, _: Lease) -> None:
         self._serve_waiters()
 
+    def _nothing_healthy(self) -> NoEndpoint:
+        return NoEndpoint("no endpoint of its pool is healthy", self.next_probe_s())
+
     def _serve_waiters(self) -> None:
-        while len(self._queue) and (endpoint := self._least_loaded(())):
-            waiter = self._queue.pop()
-            if waiter is None:
-                return
-            waited_s = self._clock() - waiter.since_s
-            waiter.future.set_result(Lease(endpoint, self._released, waited_s=waited_s))
+        """Hand out what is free, in order of arrival; let nobody wait for what will not come."""
+        for waiter in list(self._queue):
+            endpoint = self._least_loaded(waiter.excluding)
+            if endpoint is None and self.view(waiter.excluding).healthy:
+                continue
+            self._queue.leave(waiter)
+            if waiter.gone:
+                continue
+            if endpoint is None:
+                waiter.future.set_exception(self._nothing_healthy())
+            else:
+                waiter.future.set_result(Lease(endpoint, self._released))
+        self._look_again_at_next_probe()
+
+    def _look_again_at_next_probe(self) -> None:
+        """An endpoint that may be probed again makes room without anything else happening."""
+        now_s = self._clock()
+        due_s = [e.breaker.open_until_s for e in self.endpoints if e.breaker.open_until_s]
+        if len(self._queue) and due_s and not self._looking:
+            self._looking = True
+            delay_s = max(min(due_s) - now_s, 0.05)
+            asyncio.get_running_loop().call_later(delay_s, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking = False
+        self._serve_waiters()
 
 
-class HealthCheck:
-    """Asks each endpoint of a hot pool for its models, so that a dead one is known beforehand."""
-
-    def __init__(self, pool: Pool, model: str, every_s: float, clock: Clock) -> None:
-        self._pool = pool
-        self._model = model
-        self._every_s = every_s
-        self._clock = clock
-
-    async def run(self) -> None:
-        # A context of its own for each model would stop the event loop for 25 ms a model.
-        async with httpx2.AsyncClient(timeout=5.0, trust_env=False, verify=default_tls()) as client:
-            while True:
-                await asyncio.gather(*(self._check(client, e) for e in self._pool.endpoints))
-                await asyncio.sleep(self._every_s)
-
-    async def _check(self, client: httpx2.AsyncClient, endpoint: Endpoint) -> None:
-        headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
-        was_open = endpoint.breaker.open_until_s is not None
-        try:
-            response = await client.get(f"{endpoint.origin.url}/models", headers=headers)
-            healthy = response.status_code < 500
-        except httpx2.HTTPError:
-            healthy = False
-        if healthy and was_open:
-            endpoint.breaker.succeeded()
-            self._pool.adopt(self._pool.endpoints)  # waiters may go there now
-        elif not healthy:
-            endpoint.breaker.failed(self._clock(), at_once=True)
-        if healthy == was_open:
-            state = "answers again" if healthy else "does not answer its check"
-            log.warning("model %s: endpoint %s %s", self._model, endpoint.id, state)
+def _address(endpoint: Endpoint) -> tuple[str, str | None, str]:
+    """What makes an endpoint the same after a reload."""
+    return endpoint.origin.url, endpoint.key, endpoint.served_as

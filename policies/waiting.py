@@ -19,6 +19,16 @@ def may_wait_s(max_wait_s: float, read_timeout_s: float | None, stream: bool) ->
     return max(min(max_wait_s, read_timeout_s - CALLER_MARGIN_S), SHORTEST_WAIT_S)
 
 
+def comments_s(grace_s: float, every_s: float, read_timeout_s: float | None) -> tuple[float, float]:
+    """When the first comment goes to a waiting stream, and how often they follow.
+
+    A caller who said that it waits four seconds for bytes hears something every two.
+    """
+    if read_timeout_s is None:
+        return grace_s, every_s
+    return min(grace_s, read_timeout_s / 2), min(every_s, read_timeout_s / 2)
+
+
 def remaining_start_s(start_times_s: tuple[float, ...], starting_for_s: float | None) -> float:
     """The 90th percentile of what is left of a start, from the last ones (nearest rank)."""
     passed_s = starting_for_s or 0.0

@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 
+from policies.waiting import comments_s
 from proxy import inbound
 from proxy.gateway import Gateway
 from proxy.responder import Responder
 from router.answer import Answer, StreamAnswer
 from router.errors import GatewayError, ShuttingDown, UpstreamFailed, UpstreamTimeout
+from router.headers import ascii_value
 from router.journey import Journey
 from router.record import Record
 
@@ -119,11 +121,15 @@ class _Exchange:
         record.stream = request.stream
         record.bytes_in = request.size
         journey = gateway.router.begin(request, record)
+        keepalive = journey.settings.keepalive
+        self._responder.about = [(b"x-lamplighter-model", ascii_value(record.model))]
         watch = asyncio.ensure_future(self._watch_caller(task))
         try:
             if request.stream:
-                keepalive = journey.settings.keepalive
-                self._responder.keep_awake(keepalive.grace, keepalive.every, journey.status)
+                grace_s, every_s = comments_s(
+                    keepalive.grace, keepalive.every, request.read_timeout_s
+                )
+                self._responder.keep_awake(grace_s, every_s, journey.status)
             await self._within_total(journey)
         finally:
             watch.cancel()

@@ -52,7 +52,7 @@ class Gateway:
         launchers: Mapping[str, Launcher],
         env: Mapping[str, str] | None = None,
     ) -> None:
-        self.config = config
+        self._first_config = config
         self.path = os.fspath(watcher.path) if watcher is not None else None
         self.metrics = Metrics()
         self.metrics.build.labels(version("lamplighter")).set(1)
@@ -63,11 +63,18 @@ class Gateway:
         self._watcher = watcher
         self._env = os.environ if env is None else env
         self._tasks = TaskSet()
+        self._started = False
         self._reloading = asyncio.Lock()
         self._requests: set[asyncio.Task[None]] = set()
 
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.fleet.snapshot.config if self._started else self._first_config
+
     async def start(self) -> None:
-        self.fleet.apply(self.config)
+        self.fleet.apply(self._first_config)
+        self._started = True
         self.metrics.watch(self.fleet)
         self.metrics.reload_done(ok=True)
         if self._watcher is not None:
@@ -75,8 +82,10 @@ class Gateway:
 
     async def close(self) -> None:
         """Stop every instance; requests have ended by now, or have had their time."""
+        self.draining = True
         await self._tasks.close()
-        await self.fleet.close(drain_within_s=0.0)
+        async with self._reloading:
+            await self.fleet.close(drain_within_s=0.0)
 
     def finished(self, record: Record) -> None:
         """A request has ended: count it, and log it without a word of what was said."""
@@ -119,15 +128,15 @@ class Gateway:
     async def reload(self) -> ReloadStatus:
         """Take over the file if it is right; leave everything as it is if it is not."""
         async with self._reloading:
-            if self.path is None:
-                note = "this gateway was started without a configuration file"
-                return ReloadStatus(time.time(), notes=[note])
+            if self._watcher is None or self.draining:
+                why = "is stopping" if self.draining else "was started without a file"
+                return ReloadStatus(time.time(), notes=[f"nothing is reloaded: the gateway {why}"])
+            await asyncio.to_thread(self._watcher.changed)  # what is read now is no news later
             status = ReloadStatus(time.time())
             try:
-                config = await asyncio.to_thread(load, self.path, self._env)
+                config = await asyncio.to_thread(load, self._watcher.path, self._env)
                 status.notes = _needs_restart(self.config, config)
                 self.fleet.apply(config)
-                self.config = config
             except ConfigError as error:
                 status.errors = [str(problem) for problem in error.problems]
             except Exception as error:  # a reload must never take down what runs

@@ -20,6 +20,7 @@ class Responder:
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.dialect: Dialect = "other"
+        self.about: Headers = []  # for what the gateway says itself, once it knows of what
         self.begun = False
         self.ended = False
         self._send = send
@@ -56,7 +57,7 @@ class Responder:
         await self.stop_comments()
         if not self.begun:
             body = wire.error_body(error, self.dialect, self._request_id)
-            await self.whole(error.status, wire.error_headers(error), body)
+            await self.whole(error.status, [*wire.error_headers(error), *self.about], body)
         elif self._stream and resumable:
             await self.end(wire.error_event(error, self.dialect))
 
@@ -76,7 +77,7 @@ class Responder:
         self._comments = asyncio.ensure_future(self._comment(every_s, status))
 
     async def _comment(self, every_s: float, status: Callable[[], str]) -> None:
-        await self.begin(200, wire.EVENT_STREAM)
+        await self.begin(200, [*wire.EVENT_STREAM, *self.about])
         while True:
             await self.write(wire.comment(status()))
             await asyncio.sleep(every_s)

@@ -29,8 +29,8 @@ class Server(uvicorn.Server):
     def __init__(self, gateway: Gateway, key: AdminKey, host: str, port: int) -> None:
         server = gateway.config.server
         self._gateway = gateway
-        self._drain_within_s = server.drain_within
         self._on_started: Callable[[int], None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
         @asynccontextmanager
         async def lifespan(_: Any) -> AsyncIterator[None]:
@@ -64,22 +64,28 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         if self.started and self._on_started is not None:
             self._on_started(self.servers[0].sockets[0].getsockname()[1])
 
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """The second signal cuts off what still runs; never an end without stopping servers."""
+        if self.should_exit and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._gateway.cut_off)
+        self.should_exit = True
+
     async def serve(self, sockets: Any = None) -> None:
         with self.capture_signals():
             await self._serve(sockets)
-            self._captured_signals.clear()  # uvicorn would raise them again: an orderly end exits 0
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Refuse new requests, let the others end, cut off what takes longer than allowed."""
         gateway = self._gateway
         gateway.drain()
-        asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
-        cut_off = asyncio.get_running_loop().call_later(self._drain_within_s, gateway.cut_off)
+        cut_off = asyncio.get_running_loop().call_later(
+            gateway.config.server.drain_within, gateway.cut_off
+        )
         try:
             await super().shutdown(sockets)
         finally:

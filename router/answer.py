@@ -14,9 +14,14 @@ from router.usage import PARSED_LIMIT, StreamMeter, from_body
 
 WHOLE_LIMIT = 1024 * 1024  # a plain answer up to this size is kept back until it is complete
 HELD_LIMIT = 64 * 1024  # of a stream before its first event
+_MEDIA = (b"audio/", b"video/", b"image/", b"application/octet-stream")
 _PIN_WINDOW = 64 * 1024
 # `"error": null` is what some servers put when all is well.
 _ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*[{"]')
+_CALLERS_FAULT = re.compile(
+    rb'"(?:type|code)"\s*:\s*"(?:invalid_request|BadRequest|context_length)'
+)
+_STATUS = re.compile(rb'"(?:code|status)"\s*:\s*"?([45]\d\d)\b')
 
 
 class Answer:
@@ -77,6 +82,8 @@ class Answer:
             raise lost(error, self._lease) from error
         if not chunk:
             self._complete = True
+            if self.status < 500:
+                self._lease.succeeded()
         elif self._record.first_byte_s is None:
             self._record.first_byte_s = self._clock()
         return chunk
@@ -93,7 +100,10 @@ class Answer:
 
 
 class PlainAnswer(Answer):
-    """A JSON or binary answer. Small ones are whole before they begin, so they cannot be cut."""
+    """An answer that is no event stream. Up to 1 MiB it is whole before it begins: it cannot be cut.
+
+    Speech and pictures are passed on from their first bytes.
+    """
 
     def __init__(
         self, response: Response, lease: Lease, record: Record, clock: Callable[[], float]
@@ -102,9 +112,12 @@ class PlainAnswer(Answer):
         self._parts: list[bytes] = []
         self._size = 0
         self._gzipped = (b"content-encoding", b"gzip") in response.headers
+        media = next((v for n, v in response.headers if n == b"content-type"), b"")
+        self._text = not media.startswith(_MEDIA)
 
     async def begin(self) -> None:
-        while self._size < WHOLE_LIMIT and (chunk := await self._received()):
+        wanted = WHOLE_LIMIT if self._text else 1
+        while self._size < wanted and (chunk := await self._received()):
             self._keep(chunk)
         self._ahead = [b"".join(self._parts)] if self._parts else []
         if self._ahead:
@@ -118,14 +131,14 @@ class PlainAnswer(Answer):
 
     def _keep(self, chunk: bytes) -> None:
         self._size += len(chunk)
-        if self._size <= PARSED_LIMIT:
+        if self._size <= PARSED_LIMIT and (self._text or not self._ahead):
             self._parts.append(chunk)
         else:
             self._parts.clear()
 
     def close(self) -> None:
         super().close()
-        if self._complete and self._size <= PARSED_LIMIT and self.status == 200:
+        if self._text and self._complete and self._parts and self.status == 200:
             body = b"".join(self._parts)
             self._record.usage = from_body(body, self._gzipped)
         self._parts.clear()
@@ -146,7 +159,7 @@ class StreamAnswer(Answer):
         super().__init__(response, lease, record, clock)
         self._splitter = EventSplitter()
         self._meter = StreamMeter(drop=drop_usage)
-        self.begins_with_error = False
+        self.error_status = 0  # of an error that is the first event; 0 when it is none
 
     @property
     def resumable(self) -> bool:
@@ -163,7 +176,7 @@ class StreamAnswer(Answer):
             held += len(events)
             first = _first_event(events)
             if first is not None:
-                self.begins_with_error = _is_error(first)
+                self.error_status = _error_status(first)
                 self._look_for_id(events)
                 return
 
@@ -191,10 +204,16 @@ def _first_event(events: bytes) -> bytes | None:
     return next((e for e in split_events(events) if event_data(e)), None)
 
 
-def _is_error(event: bytes) -> bool:
-    """Whether an event is an error, in any dialect."""
+def _error_status(event: bytes) -> int:
+    """The status that an event stands for which is an error in any dialect; 0 for any other."""
+    data = event_data(event)
     named = b"event: error" in event or b"event:error" in event
-    return named or _ERROR.match(event_data(event)) is not None
+    if not named and _ERROR.match(data) is None:
+        return 0
+    if _CALLERS_FAULT.search(data):
+        return 400
+    code = _STATUS.search(data)
+    return int(code.group(1)) if code is not None else 500
 
 
 def lost(error: UpstreamError, lease: Lease) -> ResponseLost:

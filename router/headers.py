@@ -100,3 +100,8 @@ def returned(headers: Headers, *, length_known: bool) -> Headers:
         and not name.startswith(_PREFIXES_NOT_RETURNED)
         and (length_known or name != b"content-length")
     ]
+
+
+def ascii_value(text: str) -> bytes:
+    """Names may hold any printable character; header values hold ASCII."""
+    return text.encode("ascii", "backslashreplace")

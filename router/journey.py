@@ -7,6 +7,7 @@ answer that it returns gives the lease back when it is closed.
 import logging
 from collections.abc import Callable
 
+from backends.endpoint import Endpoint
 from backends.fleet import Fleet, Snapshot
 from backends.lease import Lease
 from backends.upstream import ConnectFailed, FirstByteTimeout, Response, Timeouts, UpstreamError
@@ -17,6 +18,7 @@ from router import headers
 from router.answer import Answer, PlainAnswer, StreamAnswer
 from router.errors import (
     GatewayError,
+    ModelUnavailable,
     NotFound,
     ResponseLost,
     UnknownModel,
@@ -106,6 +108,7 @@ class Journey:
         self._attempts_left = self.settings.retries
         wait_s = may_wait_s(self.settings.max_wait, request.read_timeout_s, request.stream)
         self._deadline_s = record.received_s + wait_s
+        self._failure: GatewayError | None = None  # of the last attempt
 
     def status(self) -> str:
         """What the request is waiting for, in words for a person who reads the stream."""
@@ -124,11 +127,22 @@ class Journey:
             if answer is not None:
                 return answer
             lease.release()
-            self._places.tried.add(lease.endpoint.id)
+            self._places.tried.add(lease.endpoint)
             self._attempts_left -= 1
             self._pin = None
 
     async def _lease(self) -> tuple[Place, Lease]:
+        began_s = self._clock()
+        try:
+            return await self._find_lease()
+        except ModelUnavailable as error:
+            if error.code == "no_endpoints" and self._failure is not None:
+                raise self._failure from error  # which says more
+            raise
+        finally:
+            self._record.waited_s += self._clock() - began_s
+
+    async def _find_lease(self) -> tuple[Place, Lease]:
         request = self._request
         if self._pin is not None:
             found = await self._places.pinned(self._pin, request.size, self._deadline_s)
@@ -145,8 +159,7 @@ class Journey:
         record.placement = place.step.kind
         record.reasons.append(place.step.reason)
         record.endpoint = lease.endpoint.id
-        record.served_as = place.served_as
-        record.waited_s += lease.waited_s
+        record.served_as = lease.endpoint.served_as
         record.cold_start = record.cold_start or lease.cold_start
         record.attempts.append(Attempt(lease.endpoint.id, place.step.kind, self._clock()))
 
@@ -154,13 +167,14 @@ class Journey:
         """The answer, or None when it is worth asking elsewhere. Raises GatewayError."""
         attempt = self._record.attempts[-1]
         try:
-            response = await self._send(place, lease)
+            response = await self._send(lease.endpoint)
         except UpstreamError as error:
             attempt.error = type(error).__name__
             lease.failed(self._clock(), at_once=isinstance(error, ConnectFailed))
+            self._failure = translate(error, lease)
             if self._may_retry(error, lease):
                 return None
-            raise translate(error, lease) from error
+            raise self._failure from error
         attempt.status = response.status
         answer = self._answer(place, lease, response)
         try:
@@ -173,16 +187,15 @@ class Journey:
         answer.close()
         return None
 
-    async def _send(self, place: Place, lease: Lease) -> Response:
+    async def _send(self, endpoint: Endpoint) -> Response:
         request = self._request
-        endpoint = lease.endpoint
         limits = self.settings.timeouts
         prefix = endpoint.origin.target_prefix
         return await endpoint.origin.open(
             request.method,
             (prefix.removesuffix(b"/v1") if request.at_root else prefix) + request.target,
-            headers.sent_on(request, key=endpoint.key, outside=place.step.kind == "api"),
-            request.body_for(place.served_as, self.settings.stream_usage),
+            headers.sent_on(request, key=endpoint.key, outside=endpoint.outside),
+            request.body_for(endpoint.served_as, self.settings.stream_usage),
             Timeouts(limits.connect, limits.first_byte, limits.idle),
         )
 
@@ -203,31 +216,41 @@ class Journey:
         status = answer.status
         if counts_against_health(status):
             lease.failed(self._clock())
-        else:
-            lease.succeeded()
+            self._failure = UpstreamFailed(f"{lease.endpoint.id} answered {status}")
         if status >= 400 and judge_status(status, self._elsewhere_now(lease)) == "elsewhere":
             return False
         try:
             await answer.begin()
-        except ResponseLost:
+        except ResponseLost as error:
             self._record.attempts[-1].error = "ResponseCut"
-            if self._attempts_left and self._places.elsewhere(lease.endpoint.id, at_once=False):
+            self._failure = error
+            if self._attempts_left and self._places.elsewhere(lease.endpoint, at_once=False):
                 return False
             raise
-        if isinstance(answer, StreamAnswer) and answer.begins_with_error:
-            lease.failed(self._clock())
-            return not self._elsewhere_now(lease)
+        if isinstance(answer, StreamAnswer) and answer.error_status:
+            return not self._fails_over(answer.error_status, lease)
+        if not counts_against_health(status):
+            lease.answered()
         return True
+
+    def _fails_over(self, error_status: int, lease: Lease) -> bool:
+        """Whether a stream that begins with an error is answered elsewhere instead."""
+        if counts_against_health(error_status):
+            lease.failed(self._clock())
+        if judge_status(error_status, self._elsewhere_now(lease)) == "elsewhere":
+            return True
+        self._record.error_code = "error_event"
+        return False
 
     def _elsewhere_now(self, lease: Lease) -> bool:
         """Whether another attempt is allowed and another endpoint has room for it now."""
-        return self._attempts_left > 0 and self._places.elsewhere(lease.endpoint.id, at_once=True)
+        return self._attempts_left > 0 and self._places.elsewhere(lease.endpoint, at_once=True)
 
     def _may_retry(self, error: UpstreamError, lease: Lease) -> bool:
         """A server that is merely slow may still be at work on the request: not twice."""
         if isinstance(error, FirstByteTimeout) or not self._attempts_left:
             return False
-        return self._places.elsewhere(lease.endpoint.id, at_once=False)
+        return self._places.elsewhere(lease.endpoint, at_once=False)
 
     def _dress(self, answer: Answer, place: Place, lease: Lease) -> None:
         record = self._record
@@ -236,21 +259,16 @@ class Journey:
         )
         answer.headers = [
             *relayed,
-            (b"x-lamplighter-model", _header(place.model)),
-            (b"x-lamplighter-served-model", _header(place.served_as)),
+            (b"x-lamplighter-model", headers.ascii_value(place.model)),
+            (b"x-lamplighter-served-model", headers.ascii_value(lease.endpoint.served_as)),
             (b"x-lamplighter-placement", place.step.kind.encode()),
-            (b"x-lamplighter-instance", _header(lease.endpoint.id)),
+            (b"x-lamplighter-instance", headers.ascii_value(lease.endpoint.id)),
             (b"x-lamplighter-cold-start", b"true" if record.cold_start else b"false"),
             (b"x-lamplighter-wait-ms", str(round(record.waited_s * 1000)).encode()),
             (b"x-lamplighter-attempts", str(len(record.attempts)).encode()),
         ]
         if answer.status >= 400:
             answer.headers.append((b"x-lamplighter-error-source", b"backend"))
-
-
-def _header(text: str) -> bytes:
-    """Names may hold any printable character; header values hold ASCII."""
-    return text.encode("ascii", "backslashreplace")
 
 
 def translate(error: UpstreamError, lease: Lease) -> GatewayError:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backends.cold import ColdView
+from backends.endpoint import Endpoint
 from backends.fleet import ModelBackends, Snapshot
 from backends.lease import (
     Lease,
@@ -26,15 +27,13 @@ class Place:
     model: str
     step: Step
     backends: ModelBackends
-    served_as: str
-    """What the server of this place calls the model."""
 
 
 class Places:
-    """The places for one request. `tried` holds ids of endpoints that failed it already."""
+    """The places for one request. `tried` holds endpoints that failed it already."""
 
     def __init__(self, snapshot: Snapshot, model: str, clock: Callable[[], float]) -> None:
-        self.tried: set[str] = set()
+        self.tried: set[Endpoint] = set()
         self._snapshot = snapshot
         self._model = model
         self._clock = clock
@@ -54,9 +53,9 @@ class Places:
         left_s = remaining_start_s(view.start_times_s, view.starting_for_s)
         return f"starting model={self._model} stage={view.state} eta={left_s:.0f}s"
 
-    def elsewhere(self, endpoint_id: str, *, at_once: bool) -> bool:
+    def elsewhere(self, endpoint: Endpoint, *, at_once: bool) -> bool:
         """Whether another endpoint could take over from this one; `at_once` without a start."""
-        excluded = self.tried | {endpoint_id}
+        excluded = self.tried | {endpoint}
         for model in self._with_fallbacks():
             hot, cold, api = _states(self._snapshot.backends[model], excluded)
             if at_once and cold is not None and cold.free < 1:
@@ -95,9 +94,7 @@ class Places:
         return self._place(pin.model, Step(kind, False, "it made this response")), lease
 
     def _place(self, model: str, step: Step) -> Place:
-        config = self._snapshot.config
-        served_as = config.api_model(model) if step.kind == "api" else config.served_as(model)
-        return Place(model, step, self._snapshot.backends[model], served_as)
+        return Place(model, step, self._snapshot.backends[model])
 
     async def _ask(self, place: Place, size: int, deadline_s: float) -> Lease | None:
         backends, step = place.backends, place.step
@@ -108,7 +105,7 @@ class Places:
         pool = backends.hot if step.kind == "hot" else backends.api
         assert pool is not None
         if step.wait:
-            return await pool.lease(size, timeout_s)
+            return await pool.lease(size, timeout_s, frozenset(self.tried))
         return pool.try_lease(self.tried)
 
     def _with_fallbacks(self) -> Iterator[str]:
@@ -131,7 +128,7 @@ class Places:
 
 
 def _states(
-    backends: ModelBackends, excluded: set[str]
+    backends: ModelBackends, excluded: set[Endpoint]
 ) -> tuple[HotState | None, ColdState | None, bool | None]:
     hot = cold = api = None
     if backends.hot is not None:

@@ -89,7 +89,7 @@ class StreamMeter:
 
     def see(self, events: bytes) -> bytes:
         """The events to pass on. Costs one search in those that tell no usage."""
-        if b'"usage"' not in events:
+        if b'"usage":{' not in events and b'"usage": {' not in events:
             return events
         kept = [event for event in split_events(events) if not self._is_extra(event)]
         return b"".join(kept)

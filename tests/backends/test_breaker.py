@@ -65,3 +65,21 @@ def test_late_failures_of_old_requests_do_not_prolong_the_pause():
     until_s = breaker.open_until_s
     breaker.failed(0.5)
     assert breaker.open_until_s == until_s
+
+
+def test_check_closes_only_what_was_out_of_reach():
+    breaker = opened()
+    breaker.reachable()
+    assert breaker.closed
+    for _ in range(3):
+        breaker.failed(0.0)
+    breaker.reachable()
+    assert not breaker.closed  # it answered its check all the time, and its callers with 500
+
+
+def test_failed_check_keeps_callers_away_until_the_next():
+    breaker = Breaker()
+    breaker.unreachable(0.0, 15.0)
+    assert not breaker.allows(14.9)
+    breaker.unreachable(10.0, 15.0)
+    assert not breaker.allows(24.9)

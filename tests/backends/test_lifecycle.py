@@ -1,6 +1,7 @@
 """The states of a cold model, driven by events under a clock of the test."""
 
 import asyncio
+import itertools
 import math
 from collections.abc import Callable
 
@@ -79,17 +80,19 @@ class Model:
             WaitQueue(room or Room(1000, 1 << 30)),
             self.world,
             self.world.clock,
+            itertools.count(1),
         )
 
     def close(self) -> None:
         self.loop.close()
 
-    def ask(self, size: int = 1, excluding: frozenset[str] = frozenset()) -> Waiter:
+    def ask(self, size: int = 1, excluding: tuple[str, ...] = ()) -> Waiter:
         asyncio.set_event_loop(self.loop)
         waiter = Waiter.__new__(Waiter)
         waiter.future = self.loop.create_future()
         waiter.size, waiter.since_s = size, self.world.now_s
-        waiter.in_queue, waiter.excluding = False, excluding
+        instances = self.machine.instances
+        waiter.in_queue, waiter.excluding = False, [instances[id].endpoint for id in excluding]
         self.machine.acquire(waiter)
         return waiter
 
@@ -344,7 +347,7 @@ def test_queue_over_its_bytes_refuses_and_gives_them_back(model):
 def test_excluded_instance_is_a_second_choice_not_a_dead_end(model):
     m = model()
     lease_of(m)
-    waiter = m.ask(excluding=frozenset({"m@1"}))
+    waiter = m.ask(excluding=("m@1",))
     assert not waiter.future.done()
     m.world.advance(1)
     assert lease(waiter).endpoint.id == "m@1"
@@ -353,7 +356,7 @@ def test_excluded_instance_is_a_second_choice_not_a_dead_end(model):
 def test_excluded_instance_is_not_handed_out_when_another_lease_comes_back(model):
     m = model(max_concurrency=2)
     held = lease_of(m)
-    waiter = m.ask(excluding=frozenset({"m@1"}))
+    waiter = m.ask(excluding=("m@1",))
     held.release()
     m.world.advance(0)
     assert not waiter.future.done()

@@ -60,11 +60,11 @@ def test_excluded_and_ill_endpoints_are_not_used():
     p = pool(endpoint("a"), endpoint("b"), clock=clock)
     p.endpoints[0].breaker.failed(0.0, at_once=True)
     assert p.try_lease().endpoint.id == "b"
-    assert p.try_lease(excluding={"b"}) is None
+    assert p.try_lease(excluding={p.endpoints[1]}) is None
     assert p.view().healthy == 1
     assert p.next_probe_s() == 0.0
     clock.now_s = 1.0
-    assert p.try_lease(excluding={"b"}).endpoint.id == "a"
+    assert p.try_lease(excluding={p.endpoints[1]}).endpoint.id == "a"
 
 
 def test_release_twice_counts_once():
@@ -151,16 +151,61 @@ def test_nothing_healthy_is_said_at_once():
     run(test)
 
 
-def test_adopt_serves_waiters_at_new_endpoints_and_keeps_old_leases():
+def test_follow_serves_waiters_at_new_endpoints_and_keeps_old_leases():
     async def test() -> None:
         old, new = endpoint("a", max_concurrency=1), endpoint("b")
         p = pool(old)
         held = p.try_lease()
         waiting = asyncio.create_task(p.lease(1, 10))
         await asyncio.sleep(0)
-        p.adopt([new])
+        p.follow([new])
         assert (await waiting).endpoint is new
         held.release()
         assert old.in_flight == 0
 
     run(test)
+
+
+def test_waiters_hear_at_once_when_the_last_endpoint_becomes_ill():
+    async def test() -> None:
+        p = pool(endpoint("a", max_concurrency=1))
+        held = p.try_lease()
+        waiting = asyncio.create_task(p.lease(1, 10))
+        await asyncio.sleep(0)
+        held.failed(0.0, at_once=True)
+        held.release()
+        with pytest.raises(NoEndpoint):
+            await waiting
+
+    run(test)
+
+
+def test_waiter_is_not_served_by_an_endpoint_that_failed_it():
+    async def test() -> None:
+        a, b = endpoint("a", max_concurrency=1), endpoint("b", max_concurrency=1)
+        p = pool(a, b)
+        held = {p.try_lease() for _ in range(2)}
+        waiting = asyncio.create_task(p.lease(1, 10, excluding={a}))
+        await asyncio.sleep(0)
+        next(h for h in held if h.endpoint is a).release()
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        next(h for h in held if h.endpoint is b).release()
+        assert (await waiting).endpoint is b
+
+    run(test)
+
+
+def test_answer_that_only_began_forgives_nothing_but_ends_a_probe():
+    clock = Clock()
+    p = pool(endpoint("a"), clock=clock)
+    breaker = p.endpoints[0].breaker
+    for _ in range(3):
+        lease = p.try_lease()
+        lease.answered()
+        lease.failed(0.0)
+        lease.release()
+    assert not breaker.closed  # three streams that broke are three failures
+    clock.now_s = 1.0
+    p.try_lease().answered()
+    assert breaker.closed
