@@ -78,6 +78,7 @@ class ColdModel:
         self._tasks = TaskSet()
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, Running] = {}
+        self._hurried = False
         self.ended = asyncio.Event()  # retired, and nothing of it is left
         self.lifecycle = Lifecycle(spec.model, settings, WaitQueue(room), self, clock, numbers)
 
@@ -116,7 +117,7 @@ class ColdModel:
         ]
         instances = machine.instances.values()
         return ColdView(
-            state=max((i.state for i in instances), key=_NEARNESS.index, default=State.OFF),
+            state=self._state(),
             ready=len(ready),
             free=sum(i.endpoint.free for i in ready if i.endpoint),
             starting_for_s=max((now_s - i.began_s for i in machine.starting), default=None),
@@ -127,13 +128,24 @@ class ColdModel:
             waiting=len(machine.queue),
         )
 
+    def _state(self) -> State:
+        """The state of the instance that is nearest to serving; failed after a failure."""
+        states = [instance.state for instance in self.lifecycle.instances.values()]
+        if states:
+            return max(states, key=_NEARNESS.index)
+        return State.FAILED if self.lifecycle.backoff.failure is not None else State.OFF
+
     def count_by_state(self) -> dict[State, int]:
-        """Instances in each state but `off`, zeros included."""
+        """Instances in each state that an instance can be in, zeros included."""
         counts = dict.fromkeys(_NEARNESS, 0)
-        del counts[State.OFF]
         for instance in self.lifecycle.instances.values():
             counts[instance.state] += 1
         return counts
+
+    def hurry(self) -> None:
+        """Stop without waiting for anything, those too that are being stopped already."""
+        self._hurried = True
+        self.post(self.lifecycle.stop)
 
     def post(self, event: Callable[..., None], *args: object) -> None:
         """Hand an event to the owner of the states. Never blocks, never lost."""
@@ -172,7 +184,7 @@ class ColdModel:
         if running is None and life is not None:
             life.cancel()  # it is still being launched
         elif running is not None:
-            within_s = self.lifecycle.settings.stop_within_s
+            within_s = 0.0 if self._hurried else self.lifecycle.settings.stop_within_s
             self._tasks.start(running.stop(within_s), f"stop {instance.id}")
 
     def verify(self, instance: Instance) -> None:
@@ -302,9 +314,7 @@ class ColdModel:
         return f"{what}. Last lines of its log:\n" + "\n".join(tail) if tail else what
 
 
-_NEARNESS = [  # of a state to serving; the state shown for a model is its best instance's
-    State.FAILED,
-    State.OFF,
+_NEARNESS = [  # of a state to serving
     State.DRAINING,
     State.PROVISIONING,
     State.LOADING,

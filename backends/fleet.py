@@ -124,6 +124,11 @@ class Fleet:
                 pool.close()
         await self._tasks.close()
 
+    def hurry(self) -> None:
+        """Every server that is stopped, now or from now on, is killed at once."""
+        for cold in self.all_cold():
+            cold.hurry()
+
     def all_cold(self) -> list[ColdModel]:
         """Every cold model with, perhaps, an instance: those too that left the configuration."""
         current = self._snapshot.backends.values() if self._snapshot else ()

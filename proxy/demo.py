@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from backends.launchers import LaunchFailed, LaunchSpec, Running
 from backends.launchers.process import ProcessLauncher
 from backends.log_ring import LogRing
-from backends.readiness import wait_until_ready
+from backends.readiness import WrongModel, wait_until_ready
 from config.load import parse
 from config.schema import Config
 from proxy.serve import log_to_stderr, serve_gateway
@@ -85,8 +85,11 @@ async def _always_on(weights: Path, console: Console) -> Running:
             raise DemoError(f"the model server could not be started: {failed}") from failed
         try:
             await _ready(running)
-        except BaseException:
+        except BaseException as error:
             await running.stop(within_s=1.0)
+            if isinstance(error, DemoError | WrongModel):
+                tail = "\n".join(ring.tail(10))
+                raise DemoError(f"{error}\nLast lines of its log:\n{tail}") from error
             raise
     return running
 

@@ -123,6 +123,11 @@ class Gateway:
         for request in list(self._requests):
             request.cancel()
 
+    def hurry(self) -> None:
+        """Told to stop for the second time: no call and no server gets time to finish."""
+        self.cut_off()
+        self.fleet.hurry()
+
     # --- reload -------------------------------------------------------------------------------
 
     async def reload(self) -> ReloadStatus:

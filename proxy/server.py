@@ -70,9 +70,9 @@ class Server(uvicorn.Server):
             self._on_started(self.servers[0].sockets[0].getsockname()[1])
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """The second signal cuts off what still runs; never an end without stopping servers."""
+        """The second signal ends calls and servers now, but never leaves a server behind."""
         if self.should_exit and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._gateway.cut_off)
+            self._loop.call_soon_threadsafe(self._gateway.hurry)
         self.should_exit = True
 
     async def serve(self, sockets: Any = None) -> None:

@@ -100,7 +100,7 @@ class Answer:
 
 
 class PlainAnswer(Answer):
-    """An answer that is no event stream. Up to 1 MiB it is whole before it begins: it cannot be cut.
+    """An answer that is no event stream. Up to 1 MiB it is whole before it begins, so never cut.
 
     Speech and pictures are passed on from their first bytes.
     """

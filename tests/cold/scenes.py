@@ -1,6 +1,7 @@
 """Cold models of scripted fake servers, and questions to them."""
 
 import json
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,7 @@ from tests.fakes.process import fake_command
 from tests.gateway import GatewayProcess, eventually
 
 HELLO: Any = [{"role": "user", "content": "hello over there"}]
+LONG: Any = [{"role": "user", "content": " ".join(f"word{n}" for n in range(200))}]  # to be said
 
 
 def cold(*options: str, **more: Any) -> dict[str, Any]:
@@ -38,6 +40,44 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
     return error
 
 
+class Stream:
+    """A long streamed answer on its way; `max_tokens` of its request bounds it."""
+
+    def __init__(self, gateway: GatewayProcess, model: str, **more: Any) -> None:
+        body = {"model": model, "messages": LONG, "stream": True, **more}
+        self.request = gateway.http.build_request("POST", "/v1/chat/completions", json=body)
+        self.begun = threading.Event()  # its first bytes came
+        self.headers = httpx2.Headers()
+        self.text = ""
+        self._http = gateway.http
+
+    def read(self) -> "Stream":
+        """To its end."""
+        answer = self._http.send(self.request, stream=True)
+        try:
+            self.headers = answer.headers
+            for part in answer.iter_text():
+                self.text += part
+                self.begun.set()
+        finally:
+            self.begun.set()
+            answer.close()
+        return self
+
+    @property
+    def whole(self) -> bool:
+        return self.text.endswith("data: [DONE]\n\n")
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error of its last event, which must be one."""
+        assert "[DONE]" not in self.text
+        assert self.text.endswith("\n\n")
+        last = self.text.removesuffix("\n\n").rpartition("\n\n")[2]
+        error: dict[str, Any] = json.loads(last.removeprefix("data: "))["error"]
+        return error
+
+
 class Crowd:
     """Callers at the same time, each with a connection of its own."""
 
@@ -53,6 +93,17 @@ class Crowd:
 
     def ask(self, model: str, **more: Any) -> "Future[httpx2.Response]":
         return self._pool.submit(ask, self._gateway, model, **more)
+
+    def stream(self, model: str, **more: Any) -> "tuple[Stream, Future[Stream]]":
+        """A stream, and when it has ended."""
+        stream = Stream(self._gateway, model, **more)
+        return stream, self._pool.submit(stream.read)
+
+    def streams(self, number: int, model: str, **more: Any) -> "list[Future[Stream]]":
+        """So many streams, each of which has begun."""
+        pairs = [self.stream(model, **more) for _ in range(number)]
+        assert all(stream.begun.wait(20) for stream, _ in pairs)
+        return [ended for _, ended in pairs]
 
     def do(self, work: Callable[[], Any]) -> "Future[Any]":
         return self._pool.submit(work)

@@ -85,6 +85,7 @@ def test_every_waiter_hears_why_its_model_cannot_be_started(gateway, model, says
         assert good.result().status_code == 200
     assert time.monotonic() - begun < 15
     gone(gateway, model)
+    assert gateway.model(model)["state"] == "failed"
     again = ask(gateway, model)  # within the pause: the same words, and no new process
     assert says in error_of(again)["message"]
 

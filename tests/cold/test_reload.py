@@ -137,3 +137,10 @@ def test_error_names_a_model_that_went(gateway: GatewayProcess) -> None:
     reload(gateway, {"kept": cold()})
     refused = ask(gateway, "other")
     assert error_of(refused)["code"] == "model_not_found"
+
+
+def test_model_that_comes_back_numbers_its_instances_on(gateway: GatewayProcess) -> None:
+    assert ask(gateway, "other").headers["x-lamplighter-instance"] == "other@1"
+    reload(gateway, {"kept": cold("--pace", "0.1")})
+    reload(gateway, {"kept": cold("--pace", "0.1"), "other": cold()})
+    assert ask(gateway, "other").headers["x-lamplighter-instance"] == "other@2"

@@ -83,3 +83,31 @@ def test_call_without_a_byte_at_the_end_of_the_drain_is_503(
             gateway.process.send_signal(signal.SIGTERM)
             got = asked.result(20)
     assert (got.status_code, got.json()["error"]["code"]) == (503, "shutting_down")
+
+
+def test_second_sigterm_cuts_off_and_still_ends_in_order(
+    fakes: FakeServers, tmp_path: Path
+) -> None:
+    fakes.script(events(chunk("a"), End.STALL))
+    with run_gateway(tmp_path, configuration(fakes, "60s")) as gateway:
+        with streaming(gateway) as response:
+            eventually(lambda: gateway.model("fake")["in_flight"] == 1)
+            gateway.process.send_signal(signal.SIGTERM)
+            eventually(lambda: "draining: 1 request" in gateway.log, what="the drain")
+            gateway.process.send_signal(signal.SIGTERM)
+            assert b"shutting_down" in response.read()
+        assert gateway.process.wait(20) == 0
+
+
+def test_sighup_does_not_end_a_gateway_that_drains(fakes: FakeServers, tmp_path: Path) -> None:
+    gate = Gate()
+    fakes.script(events(chunk("a"), gate, chunk("b"), DONE))
+    with run_gateway(tmp_path, configuration(fakes, "30s")) as gateway:
+        with streaming(gateway) as response:
+            fakes.reached(gate)
+            gateway.process.send_signal(signal.SIGTERM)
+            eventually(lambda: "draining: 1 request" in gateway.log, what="the drain")
+            gateway.process.send_signal(signal.SIGHUP)
+            fakes.open(gate)
+            assert response.read() == chunk("a") + chunk("b") + DONE
+        assert gateway.process.wait(20) == 0
