@@ -15,7 +15,7 @@ from backends.launchers import Launcher, LaunchFailed, LaunchSpec, Running
 from backends.lease import Lease, NoEndpoint, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
 from backends.lifecycle import Lifecycle
 from backends.log_ring import LogRing
-from backends.readiness import WrongModel, wait_until_ready
+from backends.readiness import WrongModel, ready_or_exited
 from backends.tasks import TaskSet
 from backends.upstream import Origin
 
@@ -259,21 +259,15 @@ class ColdModel:
         def on_stage(stage: str) -> None:
             self.post(self.lifecycle.stage_reached, instance.id, State(stage))
 
-        probing = self._tasks.task(self._probe(running, on_stage), f"probe {instance.id}")
-        exiting = self._tasks.task(running.wait(), f"watch {instance.id}")
         try:
-            await asyncio.wait({probing, exiting}, return_when=asyncio.FIRST_COMPLETED)
-            if exiting.done():
-                raise LaunchFailed(f"its server {_exit(exiting.result())} while it loaded")
-            probing.result()
+            code = await self._probe(running, on_stage)
         except WrongModel as wrong:
             raise LaunchFailed(str(wrong)) from wrong
-        finally:
-            probing.cancel()
-            exiting.cancel()
+        if code is not None:
+            raise LaunchFailed(f"its server {_exit(code)} while it loaded")
 
-    async def _probe(self, running: Running, on_stage: Callable[[str], None]) -> None:
-        await wait_until_ready(
+    async def _probe(self, running: Running, on_stage: Callable[[str], None]) -> int | None:
+        return await ready_or_exited(
             running,
             self.spec.served_as,
             on_stage,
@@ -283,21 +277,13 @@ class ColdModel:
 
     async def _verify(self, instance_id: str, running: Running) -> None:
         """Whether a server that failed its callers still answers; no verdict if it dies anyway."""
-        probing = self._tasks.task(self._probe(running, lambda stage: None), "probe again")
-        exiting = self._tasks.task(running.wait(), "watch")
+        healthy = True
         try:
-            done, _ = await asyncio.wait(
-                {probing, exiting},
-                timeout=VERIFY_WITHIN_S,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if exiting in done:
-                return
-            healthy = probing in done and probing.exception() is None
-        finally:
-            probing.cancel()
-            exiting.cancel()
-        if not healthy:
+            async with asyncio.timeout(VERIFY_WITHIN_S):
+                if await self._probe(running, lambda stage: None) is not None:
+                    return
+        except (TimeoutError, WrongModel):
+            healthy = False
             log.warning("%s does not answer any more and is stopped", instance_id)
         self.post(self.lifecycle.verified, instance_id, healthy)
 

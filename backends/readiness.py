@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from backends.launchers import Running
+from backends.tasks import TaskSet
 
 log = logging.getLogger("lamplighter.readiness")
 
@@ -76,6 +77,29 @@ async def wait_until_ready(
         await polls.until(lambda: _is_awake(client, running.url))
         if canary:
             await polls.until(lambda: _answers(client, running.url, served_as))
+
+
+async def ready_or_exited(
+    running: Running,
+    served_as: str,
+    on_stage: Callable[[str], None],
+    *,
+    models_path: str = "/models",
+    canary: bool = True,
+) -> int | None:
+    """None once it is ready; its exit code if it ended before that. Raises WrongModel."""
+    tasks = TaskSet()
+    ready = wait_until_ready(running, served_as, on_stage, models_path=models_path, canary=canary)
+    probing = tasks.task(ready, f"probe {running.url}")
+    exiting: asyncio.Task[int] = tasks.task(running.wait(), f"watch {running.url}")
+    try:
+        await asyncio.wait({probing, exiting}, return_when=asyncio.FIRST_COMPLETED)
+        if exiting.done():
+            return exiting.result()
+        probing.result()
+        return None
+    finally:
+        await tasks.close()
 
 
 class _Polls:

@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from backends.launchers import LaunchFailed, LaunchSpec, Running
 from backends.launchers.process import ProcessLauncher
 from backends.log_ring import LogRing
-from backends.readiness import WrongModel, wait_until_ready
+from backends.readiness import WrongModel, ready_or_exited
 from config.load import parse
 from config.schema import Config
 from proxy.serve import log_to_stderr, serve_gateway
@@ -95,21 +95,16 @@ async def _always_on(weights: Path, console: Console) -> Running:
 
 
 async def _ready(running: Running) -> None:
-    ready = asyncio.ensure_future(wait_until_ready(running, MODEL, lambda stage: None))
-    ended = asyncio.ensure_future(running.wait())
     try:
-        await asyncio.wait(
-            {ready, ended}, timeout=START_WITHIN_S, return_when=asyncio.FIRST_COMPLETED
+        async with asyncio.timeout(START_WITHIN_S):
+            code = await ready_or_exited(running, MODEL, lambda stage: None)
+    except TimeoutError:
+        raise DemoError(f"the model server was not ready within {START_WITHIN_S:g} s") from None
+    if code is not None:
+        raise DemoError(
+            "the model server ended while it loaded. Is the demo extra installed? "
+            "pip install 'lamplighter[demo]'"
         )
-        if not ready.done():
-            raise DemoError(
-                "the model server did not start. Is the demo extra installed? "
-                "pip install 'lamplighter[demo]'"
-            )
-        ready.result()
-    finally:
-        ready.cancel()
-        ended.cancel()
 
 
 def _log_to(console: Console) -> None:
