@@ -1,6 +1,5 @@
 """Servers that cannot be started, or die, or hang: what their callers hear, and who else does."""
 
-import json
 import os
 import signal
 import time
@@ -11,6 +10,7 @@ import pytest
 
 from tests.cold.scenes import (
     Crowd,
+    Stream,
     ask,
     cold,
     error_of,
@@ -22,6 +22,7 @@ from tests.cold.scenes import (
     yaml,
 )
 from tests.gateway import GatewayProcess, eventually, run_gateway
+from tests.proxy.scenes import counted
 
 LAST_WORDS = "CUDA out of memory at layer 17"
 
@@ -31,7 +32,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("faults")
     script = folder / "not-executable"
     script.write_text("#!/bin/sh\n")
-    first_fails = folder / "first-fails"
     models = {
         "missing": cold(command=["no-such-program", "{port}"]),
         "forbidden": cold(command=[str(script), "{port}"]),
@@ -39,24 +39,32 @@ def gateway(tmp_path_factory: pytest.TempPathFactory):
         "silent": cold("--log", "loading for ever", "--never-listen", start_within="600ms"),
         "loading": cold("--log", "still 503", "--never-ready", start_within="600ms"),
         "stranger": cold("--model", "somebody-else"),
-        "recovers": cold(command=["sh", "-c", _fails_first(first_fails), "sh", "{port}"]),
+        "recovers": cold(command=_fails_first(2, folder / "recovers")),
+        "mended": cold(command=_fails_first(3, folder / "mended")),
+        "late": cold(
+            *("--log", LAST_WORDS, "--listen-after", "0.4", "--crash-at-load", "7"),
+            keepalive={"grace": "100ms", "every": "100ms"},
+        ),
         "wanders": cold("--never-ready", start_within="1s", fallback=["fine"]),
         "fine": cold(),
         "killed": cold("--pace", "0.2"),
         "poisoned": cold("--crash-on", "3"),
         "streams": cold("--pace", "0.2"),
         "stopped": cold(timeouts={"first_byte": "500ms"}),
+        "frozen": cold(timeouts={"first_byte": "500ms"}, max_wait="60s"),
+        "freezing": cold("--pace", "0.1", timeouts={"idle": "500ms"}),
         "guarded": cold("--with-child"),
     }
     with run_gateway(folder, yaml(models)) as running:
         yield running
 
 
-def _fails_first(mark: Path) -> str:
-    """A shell script whose first two runs crash; the others become the fake server."""
+def _fails_first(times: int, mark: Path) -> list[str]:
+    """A shell script whose first runs crash; the others become the fake server."""
     command = " ".join(cold()["cold"]["command"]).replace("{port}", "$1")
     count = f"n=$(cat {mark} 2>/dev/null || echo 0); echo $((n+1)) > {mark}"
-    return f"{count}; if [ $n -lt 2 ]; then echo crash $n; exit 1; fi; exec {command}"
+    crash = f"if [ $n -lt {times} ]; then echo crash $n; exit 1; fi"
+    return ["sh", "-c", f"{count}; {crash}; exec {command}", "sh", "{port}"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +105,29 @@ def test_crash_at_load_is_tried_again_unseen_by_the_caller(gateway: GatewayProce
     assert launches(gateway, "recovers") == 3
 
 
+def test_start_that_failed_is_tried_again_after_its_pause(gateway: GatewayProcess) -> None:
+    refused = ask(gateway, "mended")
+    assert (refused.status_code, error_of(refused)["code"]) == (503, "model_unavailable")
+    assert "crash 2" in error_of(refused)["message"]
+    assert gateway.model("mended")["start"]["failure"] is not None
+    pause_s = int(refused.headers["retry-after"])
+    begun_s = time.monotonic()
+    eventually(lambda: ask(gateway, "mended").status_code == 200, pause_s + 5, "it answers")
+    assert time.monotonic() - begun_s > pause_s - 1.1  # whole seconds, rounded up
+    assert launches(gateway, "mended") == 4
+    assert gateway.model("mended")["start"]["failure"] is None
+
+
+def test_failure_after_comments_is_an_error_event_with_the_last_words(
+    gateway: GatewayProcess,
+) -> None:
+    stream = Stream(gateway, "late").read()
+    assert stream.text.startswith(": starting model=late ")
+    assert stream.error["code"] == "model_unavailable"
+    assert "model 'late'" in stream.error["message"]
+    assert LAST_WORDS in stream.error["message"]
+
+
 def test_fallback_answers_when_a_model_cannot_be_started(gateway: GatewayProcess) -> None:
     got = ask(gateway, "wanders")
     assert got.status_code == 200
@@ -135,16 +166,38 @@ def test_killed_server_ends_its_streams_with_an_error_event(gateway: GatewayProc
     ask(gateway, "streams", max_tokens=1)
     victim = server_of(gateway, ready(gateway, "streams")[0])
     with Crowd(gateway, 10) as crowd:
-        calls = [crowd.ask("streams", stream=True, max_tokens=50) for _ in range(10)]
-        eventually(lambda: gateway.model("streams")["in_flight"] == 10)
-        time.sleep(0.5)  # so that each has had its first events
+        streams = crowd.streams(10, "streams")
         os.kill(victim, signal.SIGKILL)
-        answers = [call.result() for call in calls]
-    for answer in answers:
-        last = answer.text.rstrip("\n").rsplit("\n\n", 1)[-1]
-        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "response_lost"
-        assert "[DONE]" not in answer.text
+        assert {s.result().error["code"] for s in streams} == {"response_lost"}
     assert ask(gateway, "streams", max_tokens=1).headers["x-lamplighter-instance"] == "streams@2"
+    counts = counted(gateway, "streams")
+    assert counts == {"error": 10, "ok": 2}
+
+
+def test_streams_of_a_server_that_freezes_end_with_an_error_event(gateway: GatewayProcess) -> None:
+    ask(gateway, "freezing", max_tokens=1)
+    victim = psutil.Process(server_of(gateway, ready(gateway, "freezing")[0]))
+    with Crowd(gateway, 3) as crowd:
+        streams = crowd.streams(3, "freezing")
+        victim.suspend()
+        assert {s.result().error["code"] for s in streams} == {"upstream_timeout"}
+    victim.kill()
+    gone(gateway, "freezing")
+
+
+@pytest.mark.slow
+def test_server_that_stays_frozen_is_killed_and_replaced(gateway: GatewayProcess) -> None:
+    """Its last check takes 30 s; other models are answered meanwhile."""
+    ask(gateway, "frozen")
+    victim = psutil.Process(server_of(gateway, ready(gateway, "frozen")[0]))
+    victim.suspend()
+    for _ in range(3):
+        assert ask(gateway, "frozen").status_code == 504
+    assert ask(gateway, "fine").status_code == 200
+    begun_s = time.monotonic()
+    eventually(lambda: not victim.is_running(), 45, "it is killed")
+    assert time.monotonic() - begun_s > 20
+    assert ask(gateway, "frozen").headers["x-lamplighter-instance"] == "frozen@2"
 
 
 def test_server_that_hangs_is_found_out_and_replaced(gateway: GatewayProcess) -> None:

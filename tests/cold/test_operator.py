@@ -86,11 +86,12 @@ def test_stop_ends_streams_with_an_error_event(gateway: GatewayProcess, path: st
 
 def test_stop_of_a_start_leaves_nothing(gateway: GatewayProcess) -> None:
     do(gateway, "/models/loading/start")
-    eventually(lambda: any(i["state"] == "loading" for i in instances(gateway, "loading")))
+    log = "/instances/loading@1/log"
+    eventually(lambda: "reading the weights" in gateway.admin("GET", log).text)
     do(gateway, "/models/loading/stop")
     gone(gateway, "loading")
     assert gateway.model("loading")["start"]["failure"] is None  # it was not the model's fault
-    assert "reading the weights" in gateway.admin("GET", "/instances/loading@1/log").text
+    assert "reading the weights" in gateway.admin("GET", log).text
 
 
 def test_stop_of_one_instance_leaves_the_other(gateway: GatewayProcess) -> None:
@@ -133,7 +134,7 @@ def test_log_is_readable_while_the_server_runs_and_after_its_end(gateway: Gatewa
     gone(gateway, "talking")
     assert gateway.admin("GET", path).text == "hello from the server\n"
     refused = gateway.admin("POST", "/instances/talking@1/stop")
-    assert (refused.status_code, error_of(refused)["type"]) == (404, "not_found_error")
+    assert (refused.status_code, error_of(refused)["code"]) == (404, "not_found")
 
 
 def test_every_instance_is_listed_with_its_stages(gateway: GatewayProcess) -> None:

@@ -32,13 +32,13 @@ def test_reload_leaves_unchanged_models_alone(gateway: GatewayProcess) -> None:
     ask(gateway, "kept", max_tokens=1)
     server = server_of(gateway, ready(gateway, "kept")[0])
     with Crowd(gateway, 1) as crowd:
-        stream = crowd.ask("kept", stream=True, max_tokens=20)
-        eventually(lambda: gateway.model("kept")["in_flight"] == 1)
+        [stream] = crowd.streams(1, "kept", max_tokens=15)
         assert reload(gateway, {"kept": cold("--pace", "0.1"), "new": cold()})["ok"]
         assert served(gateway) == {"kept", "new"}
         assert ask(gateway, "new").status_code == 200
         assert ask(gateway, "other").status_code == 404
-        assert stream.result().text.endswith("data: [DONE]\n\n")
+        assert not stream.done()  # or it proves nothing
+        assert stream.result().whole
     assert server_of(gateway, ready(gateway, "kept")[0]) == server
     assert ask(gateway, "kept", max_tokens=1).headers["x-lamplighter-instance"] == "kept@1"
 
@@ -54,11 +54,11 @@ def test_reload_of_a_changed_command_drains_the_old_server(gateway: GatewayProce
     ask(gateway, "kept", max_tokens=1)
     processes = gateway.children()
     with Crowd(gateway, 1) as crowd:
-        stream = crowd.ask("kept", stream=True, max_tokens=20)
-        eventually(lambda: gateway.model("kept")["in_flight"] == 1)
+        [stream] = crowd.streams(1, "kept", max_tokens=15)
         reload(gateway, {"kept": cold("--pace", "0.01")})
         assert ask(gateway, "kept", max_tokens=1).status_code == 200  # by the new server
-        assert stream.result().text.endswith("data: [DONE]\n\n")  # by the old one
+        assert not stream.done()
+        assert stream.result().whole  # by the old one
     eventually(lambda: not any(p.is_running() for p in processes), 5, "the old server is gone")
     assert len(instances(gateway, "kept")) == 1
 
@@ -72,6 +72,27 @@ def test_reload_removing_a_model_stops_its_server_and_serves_who_waits(
         reload(gateway, {"kept": cold("--pace", "0.1")})
         assert waiting.result().status_code == 200
     eventually(lambda: not gateway.children(), 5, "its server is gone")
+
+
+def test_reloads_under_load_disturb_no_call(gateway: GatewayProcess) -> None:
+    """Other models come, go and change at every reload; `kept` never knows."""
+    ask(gateway, "kept", max_tokens=1)
+    server = server_of(gateway, ready(gateway, "kept")[0])
+    kept = cold("--pace", "0.1")
+    with Crowd(gateway, 4) as crowd:
+        streams = crowd.streams(2, "kept", max_tokens=15)
+        number = 0
+        while not all(stream.done() for stream in streams):
+            number += 1
+            reload(gateway, {"kept": kept, f"new-{number}": cold(), "other": cold(idle="1m")})
+            asked = crowd.ask("kept", max_tokens=1), crowd.ask(f"new-{number}")
+            reload(gateway, {"kept": kept, "other": cold()})
+            assert {call.result().status_code for call in asked} <= {200, 404}
+            assert asked[0].result().headers["x-lamplighter-instance"] == "kept@1"
+        assert all(stream.result().whole for stream in streams)
+    assert number > 1
+    assert server_of(gateway, ready(gateway, "kept")[0]) == server
+    eventually(lambda: len(gateway.children()) == 2, 5, "only `kept` and its guard are left")
 
 
 def test_bad_file_is_refused_whole_and_said_everywhere(gateway: GatewayProcess) -> None:

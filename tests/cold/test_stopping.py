@@ -87,9 +87,9 @@ def test_sigterm_lets_streams_and_starts_end_then_stops_every_server(
     with Crowd(gateway, 2) as crowd:
         [stream] = crowd.streams(1, "paced", max_tokens=15)
         waiting = crowd.ask("slow")
-        eventually(lambda: instances(gateway, "slow"))
+        # two guards, two servers, a child of one of them
+        eventually(lambda: len(gateway.children()) == 5, 5, "five processes")
         processes = gateway.children()
-        assert len(processes) == 5  # two guards, two servers, a child of one of them
         gateway.process.send_signal(signal.SIGTERM)
         assert stream.result().whole
         assert waiting.result().status_code == 200
