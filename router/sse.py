@@ -32,7 +32,7 @@ class EventSplitter:
         if end == len(chunk):
             self.torn = False
             return chunk
-        if len(chunk) - end > TORN_LIMIT:
+        if len(chunk) - end > TORN_LIMIT or (self.torn and not end):
             self.torn = True
             return chunk
         if end:

@@ -115,9 +115,10 @@ async def test_10_000_departures_at_random_moments_leave_nothing() -> None:
 
     async def depart(origin: Origin) -> None:
         task = asyncio.ensure_future(visit(origin))
-        for _ in range(chance.randrange(25)):
-            await asyncio.sleep(0)
-        task.cancel()
+        if chance.random() < 0.95:  # the others stay to the end
+            for _ in range(chance.randrange(25)):
+                await asyncio.sleep(0)
+            task.cancel()
         (result,) = await asyncio.gather(task, return_exceptions=True)
         heard.add(type(result).__name__)
 

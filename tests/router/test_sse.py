@@ -40,6 +40,7 @@ def test_splitter_giant_event_passes_in_pieces_and_says_so(monkeypatch):
     splitter = EventSplitter()
     assert splitter.feed(b"data: 0123456789") == b"data: 0123456789"
     assert splitter.torn
+    assert splitter.feed(b"01") == b"01"  # nothing of it is held back once it is in pieces
     assert splitter.feed(b"0\n\n") == b"0\n\n"
     assert not splitter.torn
 
