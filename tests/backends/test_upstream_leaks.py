@@ -110,14 +110,12 @@ async def test_10_000_departures_at_random_moments_leave_nothing() -> None:
                 if chance.random() < 0.05 or writer.is_closing():
                     return
                 writer.write(piece)
-                for _ in range(chance.randrange(3)):
-                    await asyncio.sleep(0)
+                await turns(chance.randrange(3))
 
     async def depart(origin: Origin) -> None:
         task = asyncio.ensure_future(visit(origin))
         if chance.random() < 0.95:  # the others stay to the end
-            for _ in range(chance.randrange(25)):
-                await asyncio.sleep(0)
+            await turns(chance.randrange(25))
             task.cancel()
         (result,) = await asyncio.gather(task, return_exceptions=True)
         heard.add(type(result).__name__)
@@ -135,6 +133,12 @@ async def test_10_000_departures_at_random_moments_leave_nothing() -> None:
         await until(lambda: origin.open_connections == 0)
     # One more: uvloop opens /dev/null at its first listener and keeps it.
     await until(lambda: len(os.listdir("/proc/self/fd")) <= files + 1)
+
+
+async def turns(count: int) -> None:
+    """Let the event loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 async def visit_until_well(visit: Callable[[Origin], Awaitable[bytes]], origin: Origin) -> bytes:
