@@ -97,7 +97,8 @@ class _Exchange:
     async def _cancelled(self, task: "asyncio.Task[Any]") -> None:
         await self._responder.stop_comments()
         if self._caller_left:
-            self._record.error_code = "cancelled"
+            if not self._record.delivered:
+                self._record.error_code = "cancelled"
             task.uncancel()
         else:
             await self._fail(ShuttingDown("the gateway is stopping and cannot finish this request"))

@@ -18,6 +18,10 @@ _MEDIA = (b"audio/", b"video/", b"image/", b"application/octet-stream")
 _PIN_WINDOW = 64 * 1024
 # `"error": null` is what some servers put when all is well.
 _ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*[{"]')
+# Clients close the connection as soon as they have read this, before the server's last byte.
+_LAST_EVENTS = (b"[DONE]", b"message_stop", b"response.completed", b"response.incomplete")
+_LAST_WINDOW = 4096  # bytes from the end of a chunk that are looked at
+
 _CALLERS_FAULT = re.compile(
     rb'"(?:type|code)"\s*:\s*"(?:invalid_request|BadRequest|context_length)'
 )
@@ -179,6 +183,13 @@ class StreamAnswer(Answer):
                 self.error_status = _error_status(first)
                 self._look_for_id(events)
                 return
+
+    async def read(self) -> bytes:
+        chunk = await super().read()
+        end = chunk[-_LAST_WINDOW:]
+        if any(last in end for last in _LAST_EVENTS):
+            self._record.delivered = True
+        return chunk
 
     async def _next(self) -> bytes:
         while chunk := await self._received():

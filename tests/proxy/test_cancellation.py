@@ -201,3 +201,17 @@ def test_many_who_leave_leave_nothing_behind(
     fakes.reset()
     fakes.script(events(chunk("a"), DONE))
     assert gateway.http.post("/v1/chat/completions", json=chat(one)).status_code == 200
+
+
+def test_caller_who_leaves_after_the_last_event_had_everything(
+    gateway: GatewayProcess, fakes: FakeServers, one: str
+) -> None:
+    """The SDK closes when it has read [DONE], often before the server's last byte."""
+    gate = Gate()
+    fakes.script(events(chunk("a"), DONE, gate))
+    with caller(gateway, chat(one, stream=True)) as connection:
+        received = b""
+        while b"[DONE]" not in received:
+            received += connection.recv(65536)
+    eventually(lambda: counted(gateway, one) == {"ok": 1.0}, 5, "it counts as answered")
+    fakes.open(gate)
