@@ -1,8 +1,9 @@
 """What starting on demand does to callers, on a real llama.cpp: `python -m load_tests.cold`.
 
 Six parts, each a line of the table it prints: first token of a cold start; a crowd at a model that
-is off; a server killed under streams; hundreds of starts and stops; models that cannot start.
-Takes about four minutes on two cores, talks to loopback only, ends by itself. `--quick` takes one.
+is off; the same with callers who leave; a server killed under streams; hundreds of starts and
+stops; models that cannot start. Takes about four minutes on two cores, talks to loopback only, ends
+by itself, and with an error when a promise is broken. `--quick` takes one minute.
 """
 
 import argparse
@@ -20,8 +21,7 @@ from typing import Any
 import psutil
 from openai import APIError, AsyncOpenAI
 
-from proxy.weights import fetch
-from tests.engines.fixtures import LLAMA_FLAGS, SERVED_AS
+from tests.engines.fixtures import LLAMA_FLAGS, SERVED_AS, fetch
 from tests.gateway import GatewayProcess, eventually, run_gateway
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
@@ -32,10 +32,11 @@ RIGHT = "The capital of France is Paris."
 def configuration() -> str:
     flags = [*LLAMA_FLAGS, "--parallel", "32", "--context", "512", "--port", "{port}"]
     server = [sys.executable, "-m", "backends.llama_server", "--model", str(fetch()), *flags]
+    run = f"{sys.executable}, -c"
     bad = {
-        "crashing": f"[{sys.executable}, -c, 'print(\"no memory {{port}}\"); exit(3)']",
+        "crashing": f"[{run}, 'print(\"no memory {{port}}\"); exit(3)']",
         "missing": "[no-such-program, '{port}']",
-        "silent": f"[{sys.executable}, -c, 'import time; print({{port}}); time.sleep(99)']",
+        "silent": f"[{run}, 'import time; print(\"loading for ever\", {{port}}); time.sleep(99)']",
     }
     models = [f"  cold: {{served_as: {SERVED_AS}, cold: {{command: {server!r}, idle: 1h}}}}"]
     models += [
@@ -94,7 +95,7 @@ async def first_token(gateway: GatewayProcess, caller: Caller, times: int) -> st
         text, first = await caller.stream()
         assert text == RIGHT, text
         seconds.append(first)
-    quantiles = statistics.quantiles(seconds, n=10)
+    quantiles = statistics.quantiles(seconds, n=10, method="inclusive")
     return (
         f"n={times}  p50 {statistics.median(seconds):.2f} s  p90 {quantiles[8]:.2f} s  "
         f"max {max(seconds):.2f} s"
@@ -133,13 +134,18 @@ async def killed(gateway: GatewayProcess, caller: Caller, rounds: int) -> str:
     outcomes: Counter[str] = Counter()
     for _ in range(rounds):
         await caller.plain()
-        victim = await asyncio.to_thread(_server, gateway)
+        old, victim = await asyncio.to_thread(_server, gateway)
         calls = [asyncio.create_task(_outcome(caller, n)) for n in range(50)]
         await asyncio.sleep(3.0)
         os.kill(victim, signal.SIGKILL)
         outcomes.update(await asyncio.gather(*calls))
         assert await caller.plain() == RIGHT
-    return ", ".join(f"{n} {what}" for what, n in sorted(outcomes.items())) + f" ({rounds} kills)"
+        new, _ = await asyncio.to_thread(_server, gateway)
+        assert new != old, "the same instance answered after it was killed"
+    odd = [what for what in outcomes if what.startswith("OTHER")]
+    assert not odd, odd
+    counts = ", ".join(f"{n} {what}" for what, n in sorted(outcomes.items()))
+    return f"{counts}, 0 others ({rounds} kills, each time a new instance answered next)"
 
 
 async def _outcome(caller: Caller, number: int) -> str:
@@ -152,28 +158,59 @@ async def _outcome(caller: Caller, number: int) -> str:
     return "whole answers"
 
 
-def _server(gateway: GatewayProcess) -> int:
-    """The llama.cpp process: the one below the guard."""
-    return next(p.pid for p in gateway.children() if "backends.llama_server" in p.cmdline())
+def _server(gateway: GatewayProcess) -> tuple[str, int]:
+    """The instance, and its llama.cpp process: the one below the guard."""
+    [instance] = [i["id"] for i in gateway.model("cold")["instances"] if i["state"] == "ready"]
+    return instance, next(
+        p.pid for p in gateway.children() if "backends.llama_server" in p.cmdline()
+    )
+
+
+HELD = ("children", "descriptors", "threads", "listening ports", "connections", "MiB")
+
+
+def held(gateway: GatewayProcess) -> tuple[float, ...]:
+    """What the gateway holds on to, in the order of HELD; zombies are children too."""
+    process = psutil.Process(gateway.process.pid)
+    tcp = [s.status for s in process.net_connections("tcp")]
+    return (
+        len(process.children(recursive=True)),
+        process.num_fds(),
+        process.num_threads(),
+        tcp.count(psutil.CONN_LISTEN),
+        tcp.count(psutil.CONN_ESTABLISHED),
+        process.memory_info().rss / 2**20,
+    )
+
+
+async def cycle(gateway: GatewayProcess, caller: Caller, number: int) -> None:
+    """One start, in turn by a call and by the operator, and one stop."""
+
+    def started() -> bool:
+        return any(i["state"] == "ready" for i in gateway.model("cold")["instances"])
+
+    if number % 2:
+        assert await caller.plain() == RIGHT
+    else:
+        await asyncio.to_thread(gateway.admin, "POST", "/models/cold/start")
+        await asyncio.to_thread(eventually, started, 20, "it is ready")
+    await asyncio.to_thread(stop, gateway)
 
 
 async def cycles(gateway: GatewayProcess, caller: Caller, times: int) -> str:
-    def look() -> tuple[int, int, int, float]:
-        process = psutil.Process(gateway.process.pid)
-        memory = process.memory_info().rss / 2**20
-        return len(gateway.children()), process.num_fds(), process.num_threads(), memory
-
-    for _ in range(10):  # the first ones fill caches and pools
-        await caller.plain()
-        await asyncio.to_thread(stop, gateway)
-    before = await asyncio.to_thread(look)
-    for _ in range(times):
-        assert await caller.plain() == RIGHT
-        await asyncio.to_thread(stop, gateway)
-    after = await asyncio.to_thread(look)
-    names = ("children", "descriptors", "threads", "MiB")
-    pairs = zip(names, before, after, strict=True)
+    for number in range(10):  # the first ones fill caches and pools
+        await cycle(gateway, caller, number)
+    before = await asyncio.to_thread(held, gateway)
+    launched = starts(gateway)
+    for number in range(times):
+        await cycle(gateway, caller, number)
+    assert starts(gateway) - launched == times
+    after = await asyncio.to_thread(held, gateway)
+    pairs = zip(HELD, before, after, strict=True)
     return f"{times} cycles: " + ", ".join(f"{n} {a:.0f} -> {b:.0f}" for n, a, b in pairs)
+
+
+LAST_WORDS = {"crashing": "no memory", "missing": "no-such-program", "silent": "loading for ever"}
 
 
 async def bad(gateway: GatewayProcess, caller: Caller) -> str:
@@ -182,14 +219,31 @@ async def bad(gateway: GatewayProcess, caller: Caller) -> str:
         try:
             await caller.plain(model)
         except APIError as error:
-            named = "" if f"'{model}'" in error.message else " WITHOUT ITS NAME"
-            return f"{model}: {error.code}{named} in {time.perf_counter() - begun:.1f} s"
-        return f"{model}: ANSWERED"
+            refusal = error
+        else:
+            raise AssertionError(f"{model} answered")
+        took = time.perf_counter() - begun
+        assert f"'{model}'" in refusal.message, refusal.message
+        assert LAST_WORDS[model] in refusal.message, refusal.message
+        return f"{model}: {refusal.code} in {took:.1f} s"
 
-    models = ("crashing", "missing", "silent")
-    *results, good = await asyncio.gather(*(told(m) for m in models), caller.plain())
-    assert good == RIGHT
-    return "; ".join(results) + "; the good model answered meanwhile"
+    async def others() -> float:
+        """The longest of ten calls to another model meanwhile."""
+        longest = 0.0
+        for _ in range(10):
+            begun = time.perf_counter()
+            assert await caller.plain() == RIGHT
+            longest = max(longest, time.perf_counter() - begun)
+        return longest
+
+    await caller.plain()  # the good one is on
+    waiters = [told(model) for model in LAST_WORDS for _ in range(5)]
+    longest, *results = await asyncio.gather(others(), *waiters)
+    return (
+        "; ".join(sorted(set(results)))
+        + "; each of 5 waiters heard the model's name and its last log lines"
+        + f"; 10 calls to another model meanwhile: at most {longest:.2f} s each"
+    )
 
 
 async def measure(gateway: GatewayProcess, quick: bool) -> None:
