@@ -2,79 +2,143 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
+from prometheus_client import Metric
 
 import proxy.http_protocol
 import router.errors
 from config.load import parse
 from proxy.cli import main
 from proxy.metrics import Metrics
+from router.errors import GatewayError
 
 ROOT = Path(__file__).resolve().parents[2]
 API = (ROOT / "docs" / "api.md").read_text()
+DESIGN = (ROOT / "docs" / "design.md").read_text()
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-SOURCES = [p for folder in ("proxy", "router") for p in sorted((ROOT / folder).glob("*.py"))]
+PACKAGES = ("proxy", "router", "backends", "policies", "config")
+SOURCES = [p for name in PACKAGES for p in sorted((ROOT / name).rglob("*.py"))]
 
 
 def spelled(pattern: str) -> set[str]:
+    """What the pattern finds in the source."""
     return {found for path in SOURCES for found in re.findall(pattern, path.read_text())}
 
 
-@pytest.mark.parametrize("family", sorted(f.name for f in Metrics().registry.collect()))
-def test_metric_is_documented(family: str) -> None:
-    assert re.search(rf"`{family}(_total)?`", API)
+def table(page: str, *columns: str) -> list[dict[str, str]]:
+    """The rows of the table that has just these columns."""
+    head = "| " + " | ".join(columns) + " |\n"
+    lines = page.split(head, 1)[1].split("\n\n", 1)[0].splitlines()[1:]
+    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
+    return [dict(zip(columns, row, strict=True)) for row in cells]
 
 
-@pytest.mark.parametrize(
-    "name", ["inflight_requests", "queue_depth", "instances", "endpoints_healthy"]
-)
-def test_gauge_of_the_fleet_is_documented(name: str) -> None:
-    assert f"lamplighter_{name}" in (ROOT / "proxy" / "metrics.py").read_text()
-    assert f"`lamplighter_{name}`" in API
+def words(text: str) -> list[str]:
+    return [word for word in text.split(", ") if word]
 
 
-@pytest.mark.parametrize("header", sorted(spelled(r'b"(x-lamplighter-[a-z-]+[a-z])"')))
-def test_header_is_documented(header: str) -> None:
-    assert f"`{header}`" in API
+# --- metrics ------------------------------------------------------------------------------------
 
 
-def codes() -> set[str]:
+def families() -> list[Metric]:
+    metrics = Metrics()
+    fleet: Any = SimpleNamespace(snapshot=SimpleNamespace(backends={}))
+    metrics.watch(fleet)
+    return list(metrics.registry.collect())
+
+
+METRICS = {
+    row["metric"].strip("`"): row for row in table(API, "metric", "type", "labels", "meaning")
+}
+
+
+def exposed(family: Metric) -> str:
+    """The name as it stands on the page: the client library takes `_total` off a counter's."""
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
+@pytest.mark.parametrize("family", families(), ids=exposed)
+def test_metric_is_documented_with_its_type(family: Metric) -> None:
+    assert METRICS[exposed(family)]["type"] == family.type
+
+
+def test_no_metric_is_documented_that_is_not_there() -> None:
+    assert set(METRICS) == {exposed(family) for family in families()}
+
+
+def test_labels_of_metrics_are_documented() -> None:
+    metrics = vars(Metrics()).values()
+    declared = {m._name: m._labelnames for m in metrics if hasattr(m, "_labelnames")}
+    assert len(declared) >= 10
+    for name, labels in declared.items():
+        row = METRICS.get(name) or METRICS[f"{name}_total"]
+        assert words(row["labels"]) == list(labels)
+
+
+# --- headers, errors, routes --------------------------------------------------------------------
+
+
+def test_headers_are_those_that_are_documented() -> None:
+    sent = spelled(r'b"(x-lamplighter-[a-z-]+[a-z])"')
+    rows = table(API, "header", "value")
+    documented = {row["header"].strip("`") for row in rows}
+    assert sent == {name for name in documented if name.startswith("x-lamplighter-")}
+
+
+def error_classes() -> list[type[GatewayError]]:
     classes = [*vars(router.errors).values(), *vars(proxy.http_protocol).values()]
-    of_classes = {c.code for c in classes if isinstance(c, type) and hasattr(c, "code")}
-    return of_classes | spelled(r'code="([a-z_]+)"')
+    return [c for c in classes if isinstance(c, type) and issubclass(c, GatewayError)]
 
 
-@pytest.mark.parametrize("code", sorted(codes()))
-def test_error_code_is_documented(code: str) -> None:
-    assert f"`{code}`" in API
+ERRORS = table(API, "status", "type", "code", "when")
+CODES = {row["code"].strip("`") for row in ERRORS}
 
 
-@pytest.mark.parametrize("path", sorted(spelled(r'Route\(\s*"(/admin/[^"]+)"')))
-def test_admin_route_is_documented(path: str) -> None:
-    stem = path.replace("{model:path}", "{model}").replace("{instance:path}", "{id}")
-    assert stem.removesuffix("/{action}") in API
+@pytest.mark.parametrize("error", error_classes(), ids=lambda c: c.__name__)
+def test_error_is_documented_with_status_type_and_code(error: type[GatewayError]) -> None:
+    rows = [(row["status"], row["type"], row["code"]) for row in ERRORS]
+    assert (str(error.status), f"`{error.type}`", f"`{error.code}`") in rows
 
 
-def options() -> list[tuple[str, str]]:
-    found = []
-    for name, command in main.commands.items():
-        found += [
-            (name, option)
-            for parameter in command.params
-            if isinstance(parameter, click.Option)
-            for option in parameter.opts
-        ] or [(name, "")]
-    return found
+def test_error_codes_are_those_that_are_documented() -> None:
+    given = {error.code for error in error_classes()} | spelled(r'code="([a-z_]+)"')
+    assert given == CODES
 
 
-@pytest.mark.parametrize(("command", "option"), options())
-def test_command_and_option_are_documented(command: str, option: str) -> None:
-    row = next(line for line in API.splitlines() if line.startswith(f"| `lamplighter {command}"))
-    assert option in row
+@pytest.mark.parametrize("path", sorted(spelled(r'Route\(\s*"(/[^"]*)"')))
+def test_route_is_documented(path: str) -> None:
+    model = "{model}" if path.startswith("/admin") else "{id}"
+    path = path.replace("{model:path}", model).replace("{instance:path}", "{id}")
+    actions = ["drain", "stop", *(["start"] if "{model}" in path else [])]
+    for action in actions if "{action}" in path else [""]:
+        wanted = path.replace("{action}", action)
+        assert re.search(rf"`(GET|POST) {re.escape(wanted)}`", API), wanted
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_command_is_documented_with_just_its_options(name: str) -> None:
+    (row,) = (
+        row
+        for row in table(API, "command", "options", "exit")
+        if row["command"].startswith(f"`lamplighter {name}")
+    )
+    options = {
+        option
+        for parameter in main.commands[name].params
+        if isinstance(parameter, click.Option)
+        for option in parameter.opts
+    }
+    assert set(re.findall(r"`(--[a-z-]+)`", row["options"])) == options
+    assert f"`lamplighter {name}" in README
 
 
 def test_readme_has_the_two_commands_each_on_one_line() -> None:
@@ -103,11 +167,25 @@ def test_check_prints_every_mistake_and_fails(tmp_path: Path) -> None:
     assert f"{file}:4:" in result.output
 
 
+# --- pages --------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page can be linked by."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+        if "://" in target:
+            continue
+        there = page.parent / target if target else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
 
 
 def yaml_blocks() -> list[tuple[str, str]]:
@@ -118,7 +196,17 @@ def yaml_blocks() -> list[tuple[str, str]]:
     ]
 
 
+def test_readme_and_configuration_begin_with_a_whole_file() -> None:
+    assert {"README.md", "configuration.md"} <= {page for page, _ in yaml_blocks()}
+
+
 @pytest.mark.parametrize(("page", "block"), yaml_blocks())
 def test_yaml_in_the_pages_is_right(page: str, block: str) -> None:
     env = {name: "long-enough-value" for name in re.findall(r"\$\{env\.(\w+)", block)}
     parse(block, page, env)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_file_stands_in_the_design(source: Path) -> None:
+    family = re.sub(r"^upstream.*", "upstream*.py", source.name)
+    assert source.name == "__init__.py" or f"`{family}`" in DESIGN
