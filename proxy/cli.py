@@ -30,7 +30,13 @@ def main() -> None:
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--host", help="Address to listen on; overrides server.host.")
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port; overrides server.port.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning"]),
+    default="info",
+    show_default=True,
+    help="info: a line for each request and each state of an instance.",
+)
 def serve(file: str, host: str | None, port: int | None, log_level: str) -> None:
     """Serve the models of FILE until SIGTERM; SIGHUP or a change of FILE reloads it."""
     watcher = Watcher(file)
@@ -45,7 +51,8 @@ def serve(file: str, host: str | None, port: int | None, log_level: str) -> None
 def check(file: str) -> None:
     """Check FILE; print every mistake as file:line:column and exit with 1 if there is one."""
     config = _load_or_exit(file)
-    click.echo(f"{file}: {len(config.models)} models, no mistakes")
+    count = len(config.models)
+    click.echo(f"{file}: {count} model{'' if count == 1 else 's'}, no mistakes")
 
 
 def _load_or_exit(file: str) -> Config:
@@ -98,17 +105,22 @@ def _ask_admin(url: str, key: str | None) -> Any:
     except httpx2.HTTPError as error:
         raise click.ClickException(f"no gateway answers at {url}: {error}") from error
     if response.status_code == 403:
-        raise click.ClickException(
-            "the gateway wants its admin key: use --key or LAMPLIGHTER_ADMIN_KEY"
-        )
+        why = "this is not the gateway's admin key" if key else "the gateway wants its admin key"
+        raise click.ClickException(f"{why}: use --key or LAMPLIGHTER_ADMIN_KEY")
     if response.status_code != 200:
         raise click.ClickException(f"{url} answered {response.status_code}; is it Lamplighter?")
     return response.json()
 
 
 @main.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="TCP port; 0 takes a free one.",
+)
 def demo(host: str, port: int) -> None:
     """Serve a small real model on this CPU: one always on, one started on demand."""
     from proxy.demo import run_demo  # brings what only the demo needs

@@ -13,6 +13,7 @@ import uvloop
 import yaml
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from backends.launchers import LaunchFailed, LaunchSpec, Running
 from backends.launchers.process import ProcessLauncher
@@ -39,7 +40,9 @@ def run_demo(host: str, port: int, console: Console) -> None:
         weights = fetch(console)
         uvloop.run(_serve(weights, host, port, console))
     except (WeightsError, DemoError) as error:
-        console.print(f"[bold red]lamplighter demo:[/] {error}", highlight=False)
+        # Escaped, or rich takes the [demo] of a pip line for markup; not wrapped, to be copied.
+        said = f"[bold red]lamplighter demo:[/] {escape(str(error))}"
+        console.print(said, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 
@@ -102,8 +105,8 @@ async def _ready(running: Running) -> None:
         raise DemoError(f"the model server was not ready within {START_WITHIN_S:g} s") from None
     if code is not None:
         raise DemoError(
-            "the model server ended while it loaded. Is the demo extra installed? "
-            "pip install 'lamplighter[demo]'"
+            "the model server ended while it loaded; if llama.cpp is missing: "
+            "pip install -e '.[demo]' in the clone"
         )
 
 
@@ -127,7 +130,7 @@ something, and off again {IDLE} after its last answer.
 With curl:
 
 curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{{"model": "{COLD}", \
-"stream": true, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+"stream": true, "temperature": 0, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
 
 With Python (pip install openai):
 
@@ -136,6 +139,7 @@ client = OpenAI(base_url="{url}/v1", api_key="none")
 for chunk in client.chat.completions.create(
     model="{COLD}",
     messages=[{{"role": "user", "content": "What is the capital of France?"}}],
+    temperature=0,
     stream=True,
 ):
     print(chunk.choices[0].delta.content or "", end="", flush=True)

@@ -167,6 +167,13 @@ def test_check_prints_every_mistake_and_fails(tmp_path: Path) -> None:
     assert f"{file}:4:" in result.output
 
 
+def test_demo_says_what_is_wrong_as_it_is_written(tmp_path: Path) -> None:
+    missing = str(tmp_path / "model[demo].gguf")
+    result = CliRunner().invoke(main, ["demo"], env={"LAMPLIGHTER_DEMO_MODEL": missing})
+    assert result.exit_code == 1
+    assert f"LAMPLIGHTER_DEMO_MODEL names {missing}, which is not a file" in result.output
+
+
 # --- pages --------------------------------------------------------------------------------------
 
 
