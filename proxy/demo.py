@@ -130,7 +130,8 @@ something, and off again {IDLE} after its last answer.
 With curl:
 
 curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{{"model": "{COLD}", \
-"stream": true, "temperature": 0, "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+"stream": true, "temperature": 0, \
+"messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
 
 With Python (pip install openai):
 
