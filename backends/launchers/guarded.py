@@ -60,6 +60,7 @@ class Guarded:
         self._code: int | None = None
         self._stopping = False
         self._kill_timer: asyncio.TimerHandle | None = None
+        self._kill_at = math.inf
         self._status = PipeReader(pipes.status, self._heard)
         self._log = PipeReader(pipes.log, log)
         self._tasks = TaskSet()
@@ -119,9 +120,10 @@ class Guarded:
             return
         kill_at = self._loop.time() + within_s
         if self._kill_timer is not None:
-            if self._kill_timer.when() <= kill_at:
+            if self._kill_at <= kill_at:  # uvloop's timer of 0 s does not know its own time
                 return
             self._kill_timer.cancel()
+        self._kill_at = kill_at
         self._kill_timer = self._loop.call_at(kill_at, self._ask, b"K")
 
     def _ask(self, order: bytes) -> None:
