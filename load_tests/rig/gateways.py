@@ -28,7 +28,7 @@ def lamplighter(folder: Path, port: int, upstream_port: int) -> list[str]:
 
 def vllm_router(environment: Environment, port: int, upstream_port: int) -> list[str]:
     command = [environment.program("vllm-router"), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--worker-urls", f"http://127.0.0.1:{upstream_port}"]
+    command += ["--policy", "round_robin", "--worker-urls", f"http://127.0.0.1:{upstream_port}"]
     return [*command, "--prometheus-port", str(free_port())]
 
 
