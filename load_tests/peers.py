@@ -1,92 +1,105 @@
-"""Lamplighter beside its peers, one core each: `python -m load_tests.peers [--quick]`."""
+"""Lamplighter beside its peers, one core each: `python -m load_tests.peers [--quick]`.
+
+Pins the gateway under test to one core, the load and a mock upstream to another, and prints one
+table: CPU of the whole process tree for each request and chunk, added latency, memory. Peers take
+turns, round after round; the median counts. Where load or upstream were the limit, the table says
+so in place of a number. The first run installs the peers. Talks to loopback only.
+"""
 
 import argparse
-import contextlib
 import json
-import statistics
-import subprocess
+import platform
+import signal
 import sys
-import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from load_tests.rig.calls import small_body
-from load_tests.rig.environment import prepared
-from load_tests.rig.gateways import ROOT, gateway
-from load_tests.rig.machine import described, pinned, raise_open_files, two_cores
-from load_tests.rig.plain import run_wrk
-from load_tests.rig.processes import Started, free_port, started, wait_until_answering
+from load_tests.rig.bench import bench
+from load_tests.rig.environment import FROM_APT, PACKAGES, Environment, prepared
+from load_tests.rig.gateways import COMMANDS
+from load_tests.rig.judge import Sample
+from load_tests.rig.machine import described, raise_open_files
+from load_tests.rig.measurements import EVERYDAY, MEASUREMENTS, QUICK
+from load_tests.rig.report import gathered, put_between_marks, table
+from load_tests.rig.rounds import Plan, measured
+
+PEERS = ("lamplighter", "vllm-router", "litellm", "nginx")
 
 
-def stream_run(
-    target: Started, upstream: Started, port: int, core: int, seconds: float
-) -> tuple[float, float, float]:
-    """CPU us a chunk; the share of its core that the gateway and the rig used."""
-    command = [sys.executable, "-m", "load_tests.rig.streams", str(port), "200", "20", "100000"]
-    with pinned(core):
-        driver = subprocess.Popen([*command, str(seconds)], stdout=subprocess.PIPE, cwd=ROOT)
-    with driver:
-        try:
-            assert driver.stdout is not None
-            first = json.loads(driver.stdout.readline())
-            before, rig = target.cpu_s(), upstream.cpu_s()
-            last = json.loads(driver.stdout.readline())
-            used, rig = target.cpu_s() - before, upstream.cpu_s() - rig
-        finally:
-            driver.kill()
-    if last["refused"] or last["ended"]:
-        raise SystemExit(f"peers: {target.name}: {last}")
-    rig += last["cpu_s"] - first["cpu_s"]
-    wall = last["at_s"] - first["at_s"]
-    chunks = last["chunks"] - first["chunks"]
-    print(f"{target.name} {chunks / wall:.0f} chunks/s of 10000", flush=True)
-    return used / chunks * 1e6, used / wall, rig / wall
+def names(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Reads `one,other`."""
+
+    def read(text: str) -> list[str]:
+        chosen = text.split(",")
+        odd = ", ".join(name for name in chosen if name not in known)
+        if odd:
+            raise argparse.ArgumentTypeError(f"{odd} is not among {', '.join(known)}")
+        return chosen
+
+    return read
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help=f"one short round of {' and '.join(QUICK)}")
+    add("--only", type=names(list(MEASUREMENTS)), help=f"of {','.join(MEASUREMENTS)}")
+    add("--peers", type=names(list(COMMANDS)), default=PEERS, help=f"of {','.join(COMMANDS)}")
+    add("--rounds", type=int, help="of each measurement; 3, and 1 with --quick")
+    add("--seconds", type=int, help="of load in a round; 5, and 2 with --quick")
+    add("--write", type=Path, metavar="FILE", help="put the report between the marks of a page")
+    add("--json", type=Path, metavar="FILE", help="keep every round's numbers")
+    given = parser.parse_args()
+    given.only = given.only or (QUICK if given.quick else EVERYDAY)
+    given.rounds = given.rounds or (1 if given.quick else 3)
+    given.seconds = given.seconds or (2 if given.quick else 5)
+    return given
+
+
+def heading(given: argparse.Namespace, environment: Environment) -> str:
+    """What was run, where and when."""
+    others = [name for name in (*PACKAGES, *FROM_APT) if name in given.peers or name == "wrk"]
+    versions = [f"{name} {environment.version(name)}" for name in others]
+    return (
+        f"{time.strftime('%Y-%m-%d %H:%M')}, {described()}; Python {platform.python_version()}, "
+        f"{', '.join(versions)}; {given.rounds} rounds of {given.seconds} s, the median."
+    )
+
+
+def report(given: argparse.Namespace, environment: Environment, samples: Sequence[Sample]) -> str:
+    rows = [row for name in MEASUREMENTS for row in MEASUREMENTS[name].rows]
+    targets = [*given.peers]
+    if any(sample.peer == "direct" for sample in samples):
+        targets.append("direct")
+    return f"{heading(given, environment)}\n\n{table(rows, targets, gathered(samples))}\n"
+
+
+def end(signum: int, frame: object) -> None:
+    """As an exception, so that everything started is stopped on the way out."""
+    sys.exit(128 + signum)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="plain,stream")
-    parser.add_argument("--peers", default="vllm-router,lamplighter")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5)
-    given = parser.parse_args()
+    given = options()
+    signal.signal(signal.SIGTERM, end)
+    environment = prepared(given.peers)
     raise_open_files()
-    gateway_core, rig_core = two_cores()
-    environment = prepared()
-    print(described())
-    names = given.peers.split(",")
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        port = free_port()
-        command = [sys.executable, "-m", "load_tests.rig.upstream", str(port)]
-        upstream = stack.enter_context(
-            started("upstream", command, rig_core, folder, {"PYTHONPATH": str(ROOT)})
-        )
-        wait_until_answering(upstream, port, b"GET /health HTTP/1.1\r\n\r\n", 10.0)
-        targets = {
-            name: stack.enter_context(gateway(name, environment, gateway_core, folder, port))
-            for name in names
-        }
-        found: dict[str, list[float]] = {}
-        for what in given.only.split(","):
-            for _ in range(given.rounds):
-                for name, (target, target_port) in targets.items():
-                    if what == "plain":
-                        body = small_body()
-                        run_wrk(target, upstream, target_port, body, 16, 1, rig_core, folder)
-                        p = run_wrk(
-                            target, upstream, target_port, body, 16, given.seconds, rig_core, folder
-                        )
-                        assert p.errors == 0, p
-                        us = p.gateway_cpu_s / p.requests * 1e6
-                        busy, rig = p.gateway_cpu_s / p.duration_s, p.rig_cpu_s / p.duration_s
-                    else:
-                        us, busy, rig = stream_run(
-                            target, upstream, target_port, rig_core, given.seconds
-                        )
-                    found.setdefault(f"{what} {name}", []).append(us)
-                    print(f"{what} {name} {us:.1f} us, core {busy:.0%}, rig {rig:.0%}", flush=True)
-        for row, values in found.items():
-            print(f"{row:32} {statistics.median(values):.1f} us  {[round(v, 1) for v in values]}")
+    samples: list[Sample] = []
+    with bench(given.seconds) as running:
+        plan = Plan(given.only, given.peers, given.rounds)
+        samples.extend(measured(running, environment, plan))
+    text = report(given, environment, samples)
+    print(text)
+    if given.json:
+        lines = [
+            {"row": s.row, "peer": s.peer, "value": s.value, "refused": s.refused} for s in samples
+        ]
+        given.json.write_text(json.dumps(lines, indent=1) + "\n")
+    if given.write:
+        given.write.write_text(put_between_marks(given.write.read_text(), text))
 
 
 if __name__ == "__main__":

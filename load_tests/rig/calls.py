@@ -2,11 +2,12 @@
 
 import json
 
+KEY = "sk-rig-5f0c2f7d9b4e4a31a6c8d2e07b19f3c4"  # LiteLLM refuses short ones
 LARGE_BODY = 400_000  # a prompt of about 100,000 tokens
 PROMPT = "Who lights the lamps in this town, and who pays for the oil? " * 6
 HEADERS = {
     "content-type": "application/json",
-    "authorization": "Bearer rig-0123456789abcdef",
+    "authorization": f"Bearer {KEY}",
     "accept": "*/*",
     "user-agent": "lamplighter-rig",
 }

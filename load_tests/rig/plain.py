@@ -4,11 +4,12 @@ import json
 import resource
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
+from load_tests.rig.bench import Bench
 from load_tests.rig.calls import lua
+from load_tests.rig.gateways import Target
+from load_tests.rig.judge import Shares
 from load_tests.rig.machine import pinned
-from load_tests.rig.processes import Started
 
 
 @dataclass(frozen=True)
@@ -21,35 +22,28 @@ class Plain:
     p50_ms: float
     p99_ms: float
     gateway_cpu_s: float
-    rig_cpu_s: float
+    shares: Shares
+
+    @property
+    def cpu_us(self) -> float:
+        return self.gateway_cpu_s / max(self.requests, 1) * 1e6
 
 
-def run_wrk(
-    gateway: Started | None,
-    upstream: Started,
-    port: int,
-    body: str,
-    connections: int,
-    seconds: int,
-    core: int,
-    folder: Path,
-) -> Plain:
-    script = folder / "call.lua"
+def run_wrk(bench: Bench, target: Target, body: str, connections: int, seconds: int) -> Plain:
+    script = bench.folder / "call.lua"
     script.write_text(lua(body))
-    target = f"http://127.0.0.1:{port}"
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s"]
-    gateway_before = gateway.cpu_s() if gateway else 0.0
-    rig_before = upstream.cpu_s() + _children_s()
-    with pinned(core):
+    meter = bench.meter(target)
+    wrk_before_s = _children_s()
+    with pinned(bench.rig_core):
         done = subprocess.run(
-            [*command, "-s", str(script), target],
+            [*command, "-s", str(script), f"http://127.0.0.1:{target.port}"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=seconds + 60,
         )
-    gateway_cpu_s = (gateway.cpu_s() if gateway else 0.0) - gateway_before
-    rig_cpu_s = upstream.cpu_s() + _children_s() - rig_before
+    used = meter.read(driver_cpu_s=_children_s() - wrk_before_s)
     _, mark, summary = done.stdout.partition("\nRIG ")
     if not mark:
         raise SystemExit(f"peers: wrk failed: {done.stdout[-500:]} {done.stderr[-500:]}")
@@ -60,8 +54,8 @@ def run_wrk(
         duration_s=found["duration_us"] / 1e6,
         p50_ms=found["p50_us"] / 1e3,
         p99_ms=found["p99_us"] / 1e3,
-        gateway_cpu_s=gateway_cpu_s,
-        rig_cpu_s=rig_cpu_s,
+        gateway_cpu_s=used.gateway_cpu_s,
+        shares=used.shares,
     )
 
 

@@ -83,7 +83,7 @@ def started(
             env={**os.environ, **(env or {})},
             cwd=folder,
             start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509
+            preexec_fn=_end_with_parent,
         )
     running = Started(name, process, log)
     try:

@@ -1,13 +1,14 @@
 """Streaming load: `python -m load_tests.rig.streams PORT STREAMS PACE_MS CHUNKS SECONDS`.
 
 Opens STREAMS streams and counts tokens and the gaps between reads; parses nothing. Prints a line of
-JSON when every stream runs, one SECONDS later, and with CHUNKS that can end one when all ended.
+JSON when every stream runs, and another when all have ended, or SECONDS later.
 """
 
 import argparse
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import cast
 
 import uvloop
@@ -18,6 +19,7 @@ from load_tests.rig.upstream import TOKEN
 MARK = TOKEN.encode()
 OPENING_S = 20.0  # the longest wait for all streams to run
 AT_A_TIME = 50
+LOOKS_EVERY_S = 0.02
 
 
 class Stream(asyncio.Protocol):
@@ -25,12 +27,12 @@ class Stream(asyncio.Protocol):
 
     def __init__(self, load: "Load") -> None:
         self._load = load
+        self._tail = b""
         self.status = b""
         self.chunks = 0
-        self.last_at = 0.0
+        self.last_at_s = 0.0
         self.widest_gap_s = 0.0
         self.whole = False
-        self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -41,20 +43,19 @@ class Stream(asyncio.Protocol):
             self.status = data[9:12]
         came = data.count(MARK)
         if came:
-            now = time.monotonic()
-            if self.last_at:
-                gap_s = now - self.last_at
-                if gap_s > self.widest_gap_s:
-                    self.widest_gap_s = gap_s
-            else:
+            now_s = time.monotonic()
+            if not self.last_at_s:
                 self._load.running += 1
-            self.last_at = now
+            elif now_s - self.last_at_s > self.widest_gap_s:
+                self.widest_gap_s = now_s - self.last_at_s
+            self.last_at_s = now_s
             self.chunks += came
-        elif b"[DONE]" in data or b"[DONE]" in self._tail + data:
+        tail = self._tail + data[-32:]
+        if b"[DONE]" in tail:
             self.whole = True
-        self._tail = data[-16:]
-        if data.endswith(b"0\r\n\r\n"):
+        if tail.endswith(b"\n0\r\n\r\n"):
             self.transport.close()
+        self._tail = tail[-32:]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._load.ended += 1
@@ -71,43 +72,45 @@ class Load:
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
-        for _ in range(0, self._count, AT_A_TIME):
-            await asyncio.gather(
-                *(
-                    loop.create_connection(self._new, "127.0.0.1", self._port)
-                    for _ in range(min(AT_A_TIME, self._count - len(self.streams)))
-                )
+        for begun in range(0, self._count, AT_A_TIME):
+            calls = (
+                loop.create_connection(self._new, "127.0.0.1", self._port)
+                for _ in range(min(AT_A_TIME, self._count - begun))
             )
-        deadline_s = time.monotonic() + OPENING_S
-        while self.running + self.ended < self._count and time.monotonic() < deadline_s:
-            await asyncio.sleep(0.01)
+            await asyncio.gather(*calls, return_exceptions=True)
+        await self._until(lambda: self.running + self.ended >= len(self.streams), OPENING_S)
+
+    async def ended_all(self, within_s: float) -> None:
+        await self._until(lambda: self.ended >= len(self.streams), within_s)
+
+    async def _until(self, so: Callable[[], bool], within_s: float) -> None:
+        deadline_s = time.monotonic() + within_s
+        while not so() and time.monotonic() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(LOOKS_EVERY_S)
 
     def _new(self) -> Stream:
         stream = Stream(self)
         self.streams.append(stream)
         return stream
 
-    def say(self, event: str) -> None:
-        gaps = sorted(s.widest_gap_s for s in self.streams)
+    def say(self) -> None:
         line = {
-            "event": event,
             "at_s": time.monotonic(),
             "cpu_s": time.process_time(),
             "running": self.running,
             "ended": self.ended,
-            "whole": sum(s.whole for s in self.streams),
-            "refused": sum(s.status != b"200" for s in self.streams),
+            "whole": sum(s.whole and s.status == b"200" for s in self.streams),
             "chunks": sum(s.chunks for s in self.streams),
-            "gaps_s": [round(g, 4) for g in gaps],
+            "widest_gap_s": max((s.widest_gap_s for s in self.streams), default=0.0),
         }
         print(json.dumps(line), flush=True)
 
 
 async def drive(load: Load, seconds: float) -> None:
     await load.open()
-    load.say("steady")
-    await asyncio.sleep(seconds)
-    load.say("done")
+    load.say()
+    await load.ended_all(seconds)
+    load.say()
     for stream in load.streams:
         stream.transport.abort()
 

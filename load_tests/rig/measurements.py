@@ -1,0 +1,171 @@
+"""What is measured, by name: the rows each fills, and how one round at one target is made."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from load_tests.rig import memory
+from load_tests.rig.bench import Bench
+from load_tests.rig.calls import large_body, small_body
+from load_tests.rig.drivers import run_steady, run_streams
+from load_tests.rig.gateways import Target
+from load_tests.rig.judge import (
+    FAILED,
+    GENERATOR_BOUND,
+    Sample,
+    closed_loop,
+    latency,
+    paced,
+    throughput,
+)
+from load_tests.rig.plain import run_wrk
+from load_tests.rig.report import Row
+
+Direct = Mapping[str, float]  # this round's values of the upstream itself, by row
+Round = Callable[[Bench, Target, Direct], Iterator[Sample]]
+STEADY_RATE = 5_000
+LADDER = (32, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048)
+PACED_CHUNKS, PACE_MS, WIDEST_GAP_S = 64, 20, 0.2
+HELD_CHUNKS = 25
+
+
+@dataclass(frozen=True)
+class Measurement:
+    rows: tuple[Row, ...]
+    once: Round
+    direct: bool = False  # the upstream alone goes first, as what the others are held against
+    fresh: bool = False  # each round in a new process, alone
+    rounds: int | None = None  # if other than what was asked for
+
+
+def _plain(body: str, connections: int, key: str, rate: str = "") -> Round:
+    def once(bench: Bench, target: Target, direct: Direct) -> Iterator[Sample]:
+        run_wrk(bench, target, body, connections, 1)  # connections and caches
+        run = run_wrk(bench, target, body, connections, bench.seconds)
+        refused = FAILED if run.errors else ""
+        yield Sample(key, target.name, run.cpu_us, refused or closed_loop(run.shares))
+        if rate:
+            value = run.requests / run.duration_s
+            yield Sample(rate, target.name, value, refused or throughput(run.shares))
+
+    return once
+
+
+def _one(bench: Bench, target: Target, direct: Direct) -> Iterator[Sample]:
+    """Latency at one connection; of the gateways, what they add."""
+    run_wrk(bench, target, small_body(), 1, 1)
+    run = run_wrk(bench, target, small_body(), 1, bench.seconds)
+    refused = FAILED if run.errors else latency(run.shares)
+    for key, value in (("one-p50", run.p50_ms), ("one-p99", run.p99_ms)):
+        yield Sample(key, target.name, value - direct.get(key, 0.0), refused)
+
+
+def _rate(bench: Bench, target: Target, direct: Direct) -> Iterator[Sample]:
+    run = run_steady(bench, target, STEADY_RATE, bench.seconds)
+    refused = latency(run.shares, run.late_p99_ms, run.answered / run.due)
+    refused = FAILED if run.errors and not refused else refused
+    for key, value in (("rate-p50", run.p50_ms), ("rate-p99", run.p99_ms)):
+        yield Sample(key, target.name, value - direct.get(key, 0.0), refused)
+
+
+def _stream(bench: Bench, target: Target, direct: Direct) -> Iterator[Sample]:
+    run = run_streams(bench, target, 200, PACE_MS, 1_000_000, bench.seconds)
+    due = 200 * run.wall_s * 1000 / PACE_MS
+    refused = FAILED if run.ended or run.running < 200 else paced(run.shares, run.chunks, due)
+    yield Sample("stream", target.name, run.cpu_us, refused)
+
+
+def _held(streams: int) -> Round:
+    def once(bench: Bench, target: Target, direct: Direct) -> Iterator[Sample]:
+        before = target.rss_bytes()
+        run = run_streams(bench, target, streams, 1000, HELD_CHUNKS, HELD_CHUNKS + 20)
+        bound = GENERATOR_BOUND if run.shares.rig > 0.9 else ""
+        lost = streams * HELD_CHUNKS - run.all_chunks
+        key = f"held-{streams}"
+        yield Sample(f"{key}-whole", target.name, run.whole, bound)
+        yield Sample(f"{key}-lost", target.name, lost, bound)
+        failed = bound or (FAILED if run.whole < streams else "")
+        each_kb = (run.most_rss_bytes - before) / streams / 1000
+        yield Sample(f"{key}-kb", target.name, each_kb, failed)
+        yield Sample(f"{key}-cpu", target.name, run.cpu_us, failed)
+
+    return once
+
+
+def _paced(bench: Bench, target: Target, direct: Direct) -> Iterator[Sample]:
+    """How many streams of 64 chunks all came whole and without a stall; 0 if not even the least."""
+    held, bound = 0, ""
+    for streams in LADDER:
+        if direct and streams > direct["paced"]:
+            bound = f">= {held:,} ({GENERATOR_BOUND})" if held == direct["paced"] else ""
+            break
+        run = run_streams(bench, target, streams, PACE_MS, PACED_CHUNKS, 10.0)
+        if run.whole < streams or run.widest_gap_s > WIDEST_GAP_S:
+            break
+        held = streams
+    yield Sample("paced", target.name, held, bound)
+
+
+def _held_rows(streams: int) -> tuple[Row, ...]:
+    what = f"{streams:,} streams, a chunk a second"
+    key = f"held-{streams}"
+    return (
+        Row(f"{key}-whole", f"{what}: came whole", "nothing", 0, reach="all"),
+        Row(f"{key}-lost", f"{what}: chunks lost", "nothing", 0, reach="0"),
+        Row(f"{key}-kb", f"{what}: memory each (KB)", reach="<= 60 KB"),
+        Row(f"{key}-cpu", f"{what}: CPU a chunk (us)"),
+    )
+
+
+MEASUREMENTS: dict[str, Measurement] = {
+    "plain": Measurement(
+        (Row("plain-16", "plain request, 16 connections (us CPU)", reach="<= 1.0 x, 1/90"),),
+        _plain(small_body(), 16, "plain-16"),
+    ),
+    "plain64": Measurement(
+        (
+            Row("plain-64", "plain request, 64 connections (us CPU)"),
+            Row("plain-64-rate", "plain requests a second, 64 connections", digits=0),
+        ),
+        _plain(small_body(), 64, "plain-64", "plain-64-rate"),
+    ),
+    "body": Measurement(
+        (Row("body", "plain request of 400 KB, 16 connections (us CPU)", reach="<= 1.0 x"),),
+        _plain(large_body(), 16, "body"),
+    ),
+    "stream": Measurement(
+        (Row("stream", "chunk, 200 streams at 20 ms (us CPU)", reach="<= 1.0 x"),), _stream
+    ),
+    "one": Measurement(
+        (
+            Row("one-p50", "added latency, 1 connection, p50 (ms)", "difference", 3, "ms", "+0.15"),
+            Row("one-p99", "added latency, 1 connection, p99 (ms)", "difference", 3, "ms"),
+        ),
+        _one,
+        direct=True,
+    ),
+    "rate": Measurement(
+        (
+            Row("rate-p50", f"added latency at {STEADY_RATE:,}/s, p50 (ms)", "difference", 2, "ms"),
+            Row(
+                "rate-p99",
+                f"added latency at {STEADY_RATE:,}/s, p99 (ms)",
+                "difference",
+                2,
+                "ms",
+                "<= 2 ms",
+            ),
+        ),
+        _rate,
+        direct=True,
+    ),
+    "paced": Measurement(
+        (Row("paced", "streams of 64 chunks at 20 ms, no gap > 200 ms", digits=0, reach="2,000"),),
+        _paced,
+        direct=True,
+    ),
+    "held2000": Measurement(_held_rows(2_000), _held(2_000), fresh=True, rounds=1),
+    "held5000": Measurement(_held_rows(5_000), _held(5_000), fresh=True, rounds=1),
+    "memory": Measurement(memory.ROWS, memory.once, fresh=True, rounds=1),
+}
+QUICK = ("plain", "stream")
+EVERYDAY = tuple(name for name in MEASUREMENTS if name != "memory")  # that takes minutes
