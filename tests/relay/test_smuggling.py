@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import StartGateway
 from tests.fakes.threaded import FakeServers
-from tests.fakes.wire import DONE, End, Gate, answer, chunk, events
+from tests.fakes.wire import DONE, End, Gate, Step, answer, chunk, events
 from tests.gateway import GatewayProcess, eventually
 from tests.proxy.scenes import chat, model, settles, yaml
 from tests.relay.callers import Answer, Caller, Cut, ask, chunks, request
@@ -788,7 +788,8 @@ def test_second_answer_of_a_server_is_never_the_next_callers(
     assert isinstance(stray, bytes)
     [right] = answer({"right": 1})
     assert isinstance(right, bytes)
-    for script in ([right + stray], [right, 0.05, stray]):
+    scripts: list[list[Step]] = [[right + stray], [right, 0.05, stray]]
+    for script in scripts:
         fakes.script(script, answer({"next": 1}))
         seen: list[Any] = []
         for _ in range(2):
