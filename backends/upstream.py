@@ -7,6 +7,7 @@ as they came. httpx2 costs 700 us of CPU a request, this 20 (load_tests/upstream
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -164,6 +165,41 @@ class Response:
             if connection.error is not None:
                 raise connection.error
             await connection.arrival(self._idle_s)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of it was read."""
+        connection = self._connection
+        return connection is not None and connection.done and not connection.chunks
+
+    async def pump(self, sink: Callable[[bytes], None]) -> None:
+        """Give the rest to `sink`, piece by piece as it arrives. Raises UpstreamError at its end.
+
+        `sink` is called from the socket's callback: it must not wait, and not raise.
+        """
+        connection = self._connection
+        if connection is None:
+            raise ResponseCut("the response was closed by its reader")
+        if connection.chunks:
+            sink(connection.take())
+        if not connection.done and connection.error is None:
+            try:
+                await connection.flow(sink, self._idle_s)
+            finally:
+                connection.stop_flow()
+            if connection.chunks:  # came with the error
+                sink(connection.take())
+        if connection.error is not None:
+            raise connection.error
+
+    def hold(self) -> None:
+        """Let nothing more arrive, as far as it can be kept back, until `go_on`."""
+        if self._connection is not None:
+            self._connection.hold()
+
+    def go_on(self) -> None:
+        if self._connection is not None:
+            self._connection.go_on()
 
     def close(self) -> None:
         """Keeps the connection if the response had fully arrived, else drops it at once."""

@@ -7,10 +7,12 @@ moved lazily, one future per wait.
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from backends.deadline import Deadline
 from backends.upstream_errors import (
     BadResponse,
     FirstByteTimeout,
@@ -24,7 +26,6 @@ from backends.upstream_head import HEAD_LIMIT, Malformed, check_interim, check_s
 
 HIGH_WATER = 64 * 1024  # unread bytes at which the server is slowed down
 JOIN_LIMIT = 64 * 1024  # up to here copying a body costs less than a second buffer to send
-TIMER_GRAIN_S = 0.002  # uvloop's clock counts milliseconds, and a timer may fire one early
 
 _IDLE, _HEAD, _BODY, _DONE, _DEAD = range(5)
 
@@ -64,9 +65,10 @@ class Connection(asyncio.Protocol):
         self._sending = False
         self._unsent = 0
         self._first_byte_s = math.inf
-        self._deadline = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
+        self._idle_s = math.inf
+        self._sink: Callable[[bytes], None] | None = None
+        self._held = False  # the sink asked for no more
+        self._deadline = Deadline(self._loop, self._late)
 
     # -- for the owner and the response
 
@@ -76,7 +78,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if self._stage != _IDLE or transport is None or transport.is_closing():
             return False
-        return self._loop.time() < self._deadline
+        return self._loop.time() < self._deadline.at
 
     @property
     def silent(self) -> bool:
@@ -117,9 +119,35 @@ class Connection(asyncio.Protocol):
             raise RuntimeError("two readers on one response")
         if not self._quiet:
             self._quiet = True
-            self._watch(self._loop.time() + idle_s)
+            self._deadline.after(idle_s)
         self._waiter = waiter = self._loop.create_future()
         return waiter
+
+    def flow(self, sink: Callable[[bytes], None], idle_s: float) -> asyncio.Future[None]:
+        """Give what arrives to `sink` at once. Ends when nothing more comes, well or not.
+
+        Spares a stream the way through the event loop for each of its events.
+        """
+        self._sink = sink
+        self._idle_s = idle_s
+        return self.arrival(math.inf if self._held else idle_s)
+
+    def stop_flow(self) -> None:
+        self._sink = None
+
+    def hold(self) -> None:
+        """The sink wants no more for now: the server is slowed down, and may take its time."""
+        self._held = True
+        self._pause()
+        if self._sink is not None:
+            self._deadline.clear()
+
+    def go_on(self) -> None:
+        self._held = False
+        if self._paused:
+            self._resume()
+        if self._sink is not None:
+            self._deadline.after(self._idle_s)
 
     def take(self) -> bytes:
         chunks = self.chunks
@@ -127,7 +155,7 @@ class Connection(asyncio.Protocol):
         chunks.clear()
         self._buffered = 0
         self._quiet = False
-        if self._paused:
+        if self._paused and not self._held:
             self._resume()
         return taken
 
@@ -137,13 +165,14 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._stage = _IDLE
+        self._held = False
         self.take()
         self.headers = []
         if self._bodiless:
             self._parser = None  # it still waits for the body that a HEAD has not
         keep_s = self._owner.keep(self)
         if keep_s > 0:
-            self._watch(self._loop.time() + keep_s)
+            self._deadline.after(keep_s)
         else:
             self.abort()
 
@@ -172,7 +201,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._sending = False
         if self._stage == _HEAD:
-            self._watch(self._loop.time() + self._first_byte_s)
+            self._deadline.after(self._first_byte_s)
 
     def data_received(self, data: bytes) -> None:
         if self._stage == _DEAD:
@@ -194,7 +223,9 @@ class Connection(asyncio.Protocol):
         elif self._uncounted > HEAD_LIMIT:
             self._fail(BadResponse(f"{self._peer} sent headers without end", self._where()))
             return
-        if self._stage != _HEAD:
+        if self._sink is not None:
+            self._pass_on()
+        elif self._stage != _HEAD:
             self._wake()
 
     def eof_received(self) -> None:
@@ -208,9 +239,7 @@ class Connection(asyncio.Protocol):
 
     def forget(self) -> None:
         """Idempotent: uvloop never tells of a connection cancelled while it was handed over."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadline.cancel()
         self._parser = None  # it refers back to this object
         if self._transport is not None:
             self._transport = None
@@ -262,7 +291,16 @@ class Connection(asyncio.Protocol):
             transport.writelines((head, body))
         if self._sending:
             self._unsent = transport.get_write_buffer_size()
-        self._watch(self._loop.time() + self._first_byte_s)
+        self._deadline.after(self._first_byte_s)
+
+    def _pass_on(self) -> None:
+        if self.chunks and self._sink is not None:
+            self._sink(self.take())
+        if self._stage == _DONE:
+            self._wake()
+        elif not self._held:
+            self._quiet = True
+            self._deadline.after(self._idle_s)
 
     def _complete(self) -> None:
         assert self._parser is not None
@@ -315,31 +353,18 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and self._stage != _DEAD:
             self._transport.resume_reading()
 
-    def _watch(self, deadline: float) -> None:
-        """Move the deadline; the timer is touched only when it would fire too late."""
-        self._deadline = deadline
-        if deadline < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = deadline
-            self._timer = self._loop.call_at(deadline, self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer, self._timer_at = None, math.inf
-        now = self._loop.time()
-        if now < self._deadline - TIMER_GRAIN_S:
-            self._watch(self._deadline)
-        elif self._stage == _IDLE:
+    def _late(self) -> None:
+        if self._stage == _IDLE:
             self.abort()
         elif self._stage == _HEAD:
-            self._head_is_late(now)
+            self._head_is_late()
         elif self._stage == _BODY and self._quiet and not self.chunks:
             self._fail(IdleTimeout(f"{self._peer} stopped in the middle of its response"))
 
-    def _head_is_late(self, now: float) -> None:
+    def _head_is_late(self) -> None:
         left = self._transport.get_write_buffer_size() if self._transport and self._sending else 0
         if self._sending and left < self._unsent:
             self._unsent = left  # a long request on a slow line: it moves, so let it
-            self._watch(now + self._first_byte_s)
+            self._deadline.after(self._first_byte_s)
         else:
             self._fail(FirstByteTimeout(f"{self._peer} did not answer in time"))

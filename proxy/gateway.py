@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Protocol
 
 from backends.fleet import Fleet
 from backends.instance import Instance, State
@@ -24,6 +25,12 @@ log = logging.getLogger("lamplighter.gateway")
 access = logging.getLogger("lamplighter.access")
 
 LOOK_AT_FILE_EVERY_S = 1.0  # inotify misses the link swap by which Kubernetes changes a file
+
+
+class Call(Protocol):
+    """What the gateway must be able to do with a call that it serves."""
+
+    def cut_off(self) -> None: ...
 
 
 @dataclass
@@ -65,7 +72,9 @@ class Gateway:
         self._tasks = TaskSet()
         self._started = False
         self._reloading = asyncio.Lock()
-        self._requests: set[asyncio.Task[None]] = set()
+        self._calls: set[Call] = set()
+        self._no_calls = asyncio.Event()
+        self._no_calls.set()
 
     @property
     def config(self) -> Config:
@@ -87,8 +96,11 @@ class Gateway:
         async with self._reloading:
             await self.fleet.close(drain_within_s=0.0)
 
-    def finished(self, record: Record) -> None:
-        """A request has ended: count it, and log it without a word of what was said."""
+    def finished(self, call: Call, record: Record) -> None:
+        """A call has ended: count it, and log it without a word of what was said."""
+        self._calls.discard(call)
+        if not self._calls:
+            self._no_calls.set()
         record.ended_s = self.clock()
         self.metrics.observe(record)
         if access.isEnabledFor(logging.INFO):
@@ -107,21 +119,26 @@ class Gateway:
 
     # --- draining ---------------------------------------------------------------------------
 
-    def enter(self, request: "asyncio.Task[None]") -> None:
-        """Count a request that is being served, so that a graceful stop can wait for it."""
-        self._requests.add(request)
-        request.add_done_callback(self._requests.discard)
+    def enter(self, call: Call) -> None:
+        """Count a call that is being served, so that a graceful stop can wait for it."""
+        self._calls.add(call)
 
     def drain(self) -> None:
         """Take no new requests; /ready says so from now on."""
         if not self.draining:
-            log.info("draining: %d requests are still served", len(self._requests))
+            log.info("draining: %d requests are still served", len(self._calls))
         self.draining = True
 
     def cut_off(self) -> None:
         """The time to finish is over: what still runs ends with an error that says so."""
-        for request in list(self._requests):
-            request.cancel()
+        for call in list(self._calls):
+            call.cut_off()
+
+    async def until_idle(self) -> None:
+        """Wait for the end of the last call; for a gateway that drains."""
+        while self._calls:
+            self._no_calls.clear()
+            await self._no_calls.wait()
 
     def hurry(self) -> None:
         """Told to stop for the second time: no call and no server gets time to finish."""

@@ -1,30 +1,27 @@
-"""From the wire to a `Request`: paths, headers, and a body that is counted as it is read."""
+"""From the wire to a `Request`: paths, headers, and a body that is unpacked within its limit."""
 
 import asyncio
 import math
+import random
 import re
-import secrets
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import brotli
 
+from proxy.head import Head
 from router.body import Body, parse_json
 from router.errors import (
     BadRequest,
     MethodNotAllowed,
     NotFound,
-    RequestTimeout,
     TooLarge,
     UnsupportedMedia,
 )
 from router.multipart import parse_multipart
 from router.request import Dialect, Request
-
-Receive = Callable[[], Awaitable[Any]]
-Scope = Any
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _SAFE_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+")
@@ -38,19 +35,8 @@ _DIALECTS: dict[str, Dialect] = {
 _AT_ROOT = frozenset({"/tokenize", "/detokenize"})
 # Paths under /v1 that steer a model server instead of asking it.
 _NOT_FOR_CALLERS = frozenset({"/load_lora_adapter", "/unload_lora_adapter"})
+UNPACKED_AT_ONCE = 64 * 1024  # compressed bytes
 _STORED_RESPONSE = re.compile(r"/responses/([A-Za-z0-9_-]{1,200})(/cancel|/input_items)?")
-
-
-class Disconnected(Exception):
-    """The caller left before its request was complete."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bytes of a body (compressed or not), and seconds of silence while it is read."""
-
-    max_body: int
-    body_timeout_s: float
 
 
 @dataclass(frozen=True)
@@ -62,19 +48,28 @@ class Route:
     at_root: bool = False
     response_id: str | None = None
 
+    @cached_property
+    def target(self) -> bytes:
+        return self.path.encode()
 
-def route(method: str, path: str) -> Route:
+
+def _fixed_routes() -> dict[str, Route]:
+    routes = {f"/v1{path}": Route(path, dialect) for path, dialect in _DIALECTS.items()}
+    for path in _AT_ROOT:
+        routes[path] = routes[f"/v1{path}"] = Route(path, "other", at_root=True)
+    return routes
+
+
+_FIXED = _fixed_routes()
+
+
+def route(head: Head) -> Route:
     """What this path means. Raises NotFound, MethodNotAllowed."""
-    if path in _AT_ROOT:
-        found = Route(path, "other", at_root=True)
-    elif path.startswith("/v1/") and path[3:] in _AT_ROOT:
-        found = Route(path[3:], "other", at_root=True)
-    elif path.startswith("/v1/") and path[3:] in _DIALECTS:
-        found = Route(path[3:], _DIALECTS[path[3:]])
-    else:
-        return _other_route(method, path)
-    if method != "POST":
-        raise MethodNotAllowed(f"{path} takes POST, not {method}")
+    found = _FIXED.get(head.path)
+    if found is None:
+        return _other_route(head.method, head.path)
+    if head.method != "POST":
+        raise MethodNotAllowed(f"{head.path} takes POST, not {head.method}")
     return found
 
 
@@ -102,34 +97,40 @@ def _no_such_path(path: str) -> str:
     return f"there is no {shown}; {hint}The base URL ends in /v1"
 
 
-def request_id(headers: list[tuple[bytes, bytes]]) -> str:
+def request_id(head: Head) -> str:
     """The caller's x-request-id if it is a plain token, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return value.decode()
-    return f"req_{secrets.token_hex(16)}"
+    given = head.fields.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return f"req_{random.getrandbits(128):032x}"
 
 
-async def read_request(
-    scope: Scope, receive: Receive, found: Route, id: str, limits: Limits
-) -> Request:
-    """Read and understand the whole request. Raises GatewayError, Disconnected."""
-    headers: dict[bytes, bytes] = dict(scope["headers"])
+def check_length(head: Head, max_body: int) -> None:
+    """Raises TooLarge for a body that announces itself as such."""
+    announced = head.fields.get(b"content-length", b"")
+    if announced.isdigit() and int(announced) > max_body:
+        raise TooLarge.than(max_body)
+
+
+async def read_request(head: Head, found: Route, raw: bytes, id: str, max_body: int) -> Request:
+    """Understand the whole request. Raises GatewayError."""
+    fields = head.fields
     body: Body | None = None
     if found.response_id is None:
-        raw = await _read_body(receive, headers, limits)
-        body = _parse(raw, headers.get(b"content-type", b""))
-    query = scope["query_string"]
+        encoding = fields.get(b"content-encoding")
+        if encoding is not None:
+            raw = await _unpacked(raw, encoding.strip().lower(), max_body)
+        body = _parse(raw, fields.get(b"content-type", b""))
     return Request(
         id=id,
-        method=scope["method"],
-        target=found.path.encode() + (b"?" + query if query else b""),
+        method=head.method,
+        target=found.target + (b"?" + head.query if head.query else b""),
         dialect=found.dialect,
-        headers=scope["headers"],
+        headers=head.headers,
         body=body,
         at_root=found.at_root,
         response_id=found.response_id,
-        read_timeout_s=_read_timeout(headers),
+        read_timeout_s=_read_timeout(fields),
     )
 
 
@@ -146,6 +147,8 @@ def _read_timeout(headers: dict[bytes, bytes]) -> float | None:
 
 
 def _parse(raw: bytes, content_type: bytes) -> Body:
+    if content_type == b"application/json":
+        return parse_json(raw)
     media = content_type.split(b";", 1)[0].strip().lower()
     if media == b"multipart/form-data":
         return parse_multipart(raw, content_type)
@@ -158,67 +161,57 @@ def _parse(raw: bytes, content_type: bytes) -> Body:
     )
 
 
-async def _read_body(receive: Receive, headers: dict[bytes, bytes], limits: Limits) -> bytes:
-    announced = headers.get(b"content-length", b"")
-    if announced.isdigit() and int(announced) > limits.max_body:
-        raise _too_large(limits)
-    unpack = _unpacker(headers.get(b"content-encoding", b"").strip().lower(), limits)
-    parts: list[bytes] = []
-    received = unpacked = 0
-    more = True
-    while more:
-        message = await _next_message(receive, limits.body_timeout_s)
-        more = message.get("more_body", False)
-        received += len(message.get("body", b""))
-        if received > limits.max_body:
-            raise _too_large(limits)
-        part = unpack(message.get("body", b""), limits.max_body + 1 - unpacked)
-        unpacked += len(part)
-        if unpacked > limits.max_body:
-            raise _too_large(limits)
-        parts.append(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _next_message(receive: Receive, timeout_s: float) -> Any:
-    try:
-        async with asyncio.timeout(timeout_s):
-            message = await receive()
-    except TimeoutError:
-        raise RequestTimeout(f"no byte of the body came for {timeout_s:g} s") from None
-    if message["type"] == "http.disconnect":
-        raise Disconnected
-    return message
-
-
-def _too_large(limits: Limits) -> TooLarge:
-    return TooLarge(
-        f"the body is over the limit of {limits.max_body} bytes (server.max_body in the "
-        "configuration)"
-    )
-
-
-Unpack = Callable[[bytes, int], bytes]  # data, most bytes to give; over that it stops early
-
-
-def _unpacker(encoding: bytes, limits: Limits) -> Unpack:
+async def _unpacked(raw: bytes, encoding: bytes, max_body: int) -> bytes:
     """Undo a content-encoding without ever holding more than was allowed."""
     if encoding in (b"", b"identity"):
-        return lambda data, most: data
-    if encoding in (b"gzip", b"x-gzip", b"deflate"):
-        inflater = zlib.decompressobj(wbits=15 if encoding == b"deflate" else 31)
-        return lambda data, most: _checked(lambda: inflater.decompress(data, most), "gzip")
-    if encoding == b"br":
-        decoder = brotli.Decompressor()
-        return lambda data, most: _checked(
-            lambda: decoder.process(data, output_buffer_limit=most), "br"
+        return raw
+    unpack = _UNPACK.get(encoding)
+    if unpack is None:
+        shown = encoding[:40].decode("ascii", "replace")
+        raise UnsupportedMedia(
+            f"content-encoding '{shown}' is not understood; send gzip, br or none"
         )
-    shown = encoding[:40].decode("ascii", "replace")
-    raise UnsupportedMedia(f"content-encoding '{shown}' is not understood; send gzip, br or none")
-
-
-def _checked(work: Callable[[], bytes], name: str) -> bytes:
     try:
-        return work()
+        if len(raw) > UNPACKED_AT_ONCE:  # which would hold up everybody else
+            plain = await asyncio.to_thread(unpack, raw, max_body + 1)
+        else:
+            plain = unpack(raw, max_body + 1)
     except (zlib.error, brotli.error) as error:
+        name = encoding.decode()
         raise BadRequest(f"the body is not valid {name}", code="invalid_encoding") from error
+    if len(plain) > max_body:
+        raise TooLarge.than(max_body)
+    return plain
+
+
+def _gunzip(raw: bytes, most: int) -> bytes:
+    return _inflated(zlib.decompressobj(wbits=31), raw, most)
+
+
+def _inflate(raw: bytes, most: int) -> bytes:
+    return _inflated(zlib.decompressobj(wbits=15), raw, most)
+
+
+def _inflated(inflater: "zlib._Decompress", raw: bytes, most: int) -> bytes:
+    plain = inflater.decompress(raw, most)
+    if len(plain) < most and not inflater.eof:
+        raise zlib.error("it ends too early")
+    return plain
+
+
+def _unbrotli(raw: bytes, most: int) -> bytes:
+    decoder = brotli.Decompressor()
+    plain: bytes = decoder.process(raw, output_buffer_limit=most)
+    while len(plain) < most and not decoder.can_accept_more_data():
+        plain += decoder.process(b"", output_buffer_limit=most - len(plain))
+    if len(plain) < most and not decoder.is_finished():
+        raise brotli.error("it ends too early")
+    return plain
+
+
+_UNPACK: dict[bytes, Callable[[bytes, int], bytes]] = {  # the body, and the most bytes to give
+    b"gzip": _gunzip,
+    b"x-gzip": _gunzip,
+    b"deflate": _inflate,
+    b"br": _unbrotli,
+}

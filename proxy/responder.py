@@ -5,61 +5,103 @@ stream ends with an error event, and anything else is cut, so that no client tak
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from proxy import wire
-from router.errors import GatewayError
+from proxy.head import Head
+from router.answer import Answer
+from router.errors import GatewayError, UpstreamFailed
 from router.request import Dialect, Headers
 
-Send = Callable[[Any], Awaitable[None]]
+if TYPE_CHECKING:
+    from proxy.connection import Connection
+
+_BODILESS = frozenset({204, 304})
 
 
 class Responder:
     """Writes one response. `begun`: its head is out; `ended`: so is its last byte."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, connection: "Connection", head: Head, request_id: str) -> None:
         self.dialect: Dialect = "other"
         self.about: Headers = []  # for what the gateway says itself, once it knows of what
         self.begun = False
         self.ended = False
-        self._send = send
+        self.bytes_out = 0
+        self._connection = connection
+        self._head = head
         self._id = (b"x-request-id", request_id.encode())
         self._request_id = request_id
         self._stream = False
+        self._chunked = False
+        self._close_framed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._comments: asyncio.Task[None] | None = None
 
-    async def begin(self, status: int, headers: Headers) -> None:
+    @property
+    def reusable(self) -> bool:
+        """Whether another answer may follow on the connection."""
+        return self.ended and not self._close_framed and self._head.keep_alive
+
+    def begin(self, status: int, headers: Headers, length: int | None) -> None:
+        """Write the head. Without a `length` the body is chunked, or ends with the connection."""
         self._stream = any(n == b"content-type" and b"event-stream" in v for n, v in headers)
+        self._chunked = length is None and self._head.chunks_understood
+        self._close_framed = length is None and not self._chunked
+        self._connection.transport.write(self._head_bytes(status, headers, length))
+
+    def _head_bytes(self, status: int, headers: Headers, length: int | None) -> bytes:
         self.begun = True
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": [*headers, self._id]}
-        )
+        more = [*self._connection.server_state.default_headers, self._id]
+        if self._chunked:
+            more.append((b"transfer-encoding", b"chunked"))
+        if self._close_framed or not self._head.keep_alive:
+            more.append((b"connection", b"close"))
+        elif not self._head.chunks_understood:
+            more.append((b"connection", b"keep-alive"))
+        return wire.response_head(status, headers + more, length)
 
-    async def write(self, chunk: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+    def write(self, chunk: bytes) -> None:
+        """Never waits: `Connection.paused` tells when the caller does not keep up."""
+        transport = self._connection.transport
+        if not chunk or transport.is_closing():
+            return
+        self.bytes_out += len(chunk)
+        transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
 
-    async def end(self, chunk: bytes = b"") -> None:
+    def end(self) -> None:
+        transport = self._connection.transport
+        if self._chunked and not transport.is_closing():
+            transport.write(b"0\r\n\r\n")
         self.ended = True
-        await self._send({"type": "http.response.body", "body": chunk})
 
-    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
-        length = (b"content-length", str(len(body)).encode())
-        await self.begin(status, [*headers, length])
-        await self.end(body)
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Head and body at once."""
+        self.ended = True
+        self.bytes_out = len(body)
+        transport = self._connection.transport
+        if transport.is_closing():
+            return
+        length = None if status in _BODILESS else len(body)
+        head = self._head_bytes(status, headers, length)
+        transport.write(head if self._head.method == "HEAD" else head + body)
 
-    async def fail(self, error: GatewayError, *, resumable: bool = True) -> None:
+    def fail(self, error: GatewayError, *, resumable: bool) -> None:
         """Tell the caller, in the way that is left.
 
-        When none is, the response stays without its end: the server then drops the connection.
+        When none is, the response stays without its end and the connection is cut.
         """
-        await self.stop_comments()
+        self.stop_comments()
         if not self.begun:
             body = wire.error_body(error, self.dialect, self._request_id)
-            await self.whole(error.status, [*wire.error_headers(error), *self.about], body)
+            self.whole(error.status, [*wire.error_headers(error), *self.about], body)
         elif self._stream and resumable:
-            await self.end(wire.error_event(error, self.dialect))
+            self.write(wire.error_event(error, self.dialect))
+            self.end()
+        elif self._close_framed:
+            self._connection.transport.abort()  # an orderly close would look like the end
 
     # --- waiting ---------------------------------------------------------------------------------
 
@@ -69,25 +111,41 @@ class Responder:
         `status` gives the comment's text. From then on the response is 200 and its headers are
         out, so later failures become error events.
         """
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(grace_s, self._begin_comments, every_s, status)
+        self._timer = self._connection.loop.call_later(grace_s, self._comment, every_s, status)
 
-    def _begin_comments(self, every_s: float, status: Callable[[], str]) -> None:
-        self._timer = None
-        self._comments = asyncio.ensure_future(self._comment(every_s, status))
+    def _comment(self, every_s: float, status: Callable[[], str]) -> None:
+        if not self.begun:
+            self.begin(200, [*wire.EVENT_STREAM, *self.about], None)
+        if not self._connection.paused:
+            self.write(wire.comment(status()))
+        self._timer = self._connection.loop.call_later(every_s, self._comment, every_s, status)
 
-    async def _comment(self, every_s: float, status: Callable[[], str]) -> None:
-        await self.begin(200, [*wire.EVENT_STREAM, *self.about])
-        while True:
-            await self.write(wire.comment(status()))
-            await asyncio.sleep(every_s)
-
-    async def stop_comments(self) -> None:
-        """No comment is written after this returns."""
+    def stop_comments(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._comments is not None:
-            self._comments.cancel()
-            await asyncio.gather(self._comments, return_exceptions=True)
-            self._comments = None
+
+
+def late_error(answer: Answer) -> GatewayError:
+    """A backend's error that comes after the caller's stream began with comments."""
+    error = UpstreamFailed(f"the model server answered {answer.status} without a stream")
+    try:
+        told = msgspec.json.decode(answer.ahead, type=_Told).error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return error
+    error.message = told.message
+    error.type = told.type or error.type
+    error.code = str(told.code) if told.code is not None else error.code
+    error.param = told.param
+    return error
+
+
+class _ToldError(msgspec.Struct):
+    message: str
+    type: str | None = None
+    code: str | int | None = None
+    param: str | None = None
+
+
+class _Told(msgspec.Struct):
+    error: _ToldError

@@ -5,19 +5,19 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 
 from proxy.admin_key import AdminKey
-from proxy.app import App
+from proxy.connection import Connection, HeadLimits
 from proxy.control import control_app
 from proxy.gateway import Gateway
-from proxy.http_protocol import protocol_class
 
 log = logging.getLogger("lamplighter.server")
 
-AFTER_CUT_OFF_S = 5.0  # for error events to go out once the time to drain is over
+AFTER_CUT_OFF_S = 5  # for error events to go out once the time to drain is over
 
 
 class Server(uvicorn.Server):
@@ -40,12 +40,13 @@ class Server(uvicorn.Server):
             finally:
                 await gateway.close()
 
+        limits = HeadLimits(server.header_timeout, server.max_header_bytes)
         super().__init__(
             uvicorn.Config(
-                App(gateway, control_app(gateway, key, lifespan)),
+                control_app(gateway, key, lifespan),
                 host=host,
                 port=port,
-                http=protocol_class(server.header_timeout, server.max_header_bytes),
+                http=cast(Any, partial(Connection, gateway, limits)),
                 loop="uvloop",
                 ws="none",
                 lifespan="on",
@@ -53,8 +54,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=75,  # above the 60 s at which load balancers drop idle ones
-                timeout_graceful_shutdown=round(server.drain_within + AFTER_CUT_OFF_S),
+                timeout_graceful_shutdown=AFTER_CUT_OFF_S,
             )
         )
 
@@ -80,16 +80,18 @@ class Server(uvicorn.Server):
             await self._serve(sockets)
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Refuse new requests, let the others end, cut off what takes longer than allowed."""
+        """Refuse new calls, let the others end, cut off what takes longer than allowed.
+
+        The port stays open meanwhile, so that who comes late is told 503 and not refused.
+        """
         gateway = self._gateway
         gateway.drain()
-        cut_off = asyncio.get_running_loop().call_later(
-            gateway.config.server.drain_within, gateway.cut_off
-        )
         try:
-            await super().shutdown(sockets)
-        finally:
-            cut_off.cancel()
+            async with asyncio.timeout(gateway.config.server.drain_within):
+                await gateway.until_idle()
+        except TimeoutError:
+            gateway.cut_off()
+        await super().shutdown(sockets)
 
     def _reload(self) -> None:
         reload = asyncio.ensure_future(self._gateway.reload())

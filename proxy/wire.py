@@ -3,6 +3,7 @@
 One place renders errors, in the dialect of the path and before or after the first byte.
 """
 
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -16,6 +17,23 @@ EVENT_STREAM: Headers = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+
+
+def response_head(status: int, headers: Headers, length: int | None) -> bytes:
+    """The bytes before a body; `length` writes its Content-Length.
+
+    ValueError for a header that would end the head, or begin another header.
+    """
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    if length is not None:
+        lines.append(b"content-length: %d\r\n" % length)
+    text = b"".join(lines)
+    if text.count(b"\n") != len(lines) or text.count(b"\r") != len(lines) or b"\0" in text:
+        raise ValueError("a header holds a line break or a NUL")
+    return b"%b%b\r\n" % (_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, text)
 
 
 def encode(value: Any) -> bytes:

@@ -19,8 +19,8 @@ _PIN_WINDOW = 64 * 1024
 # `"error": null` is what some servers put when all is well.
 _ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*[{"]')
 # Clients close the connection as soon as they have read this, before the server's last byte.
-_LAST_EVENTS = (b"[DONE]", b"message_stop", b"response.completed", b"response.incomplete")
-_LAST_WINDOW = 4096  # bytes from the end of a chunk that are looked at
+_LAST_EVENT = re.compile(rb"\[DONE\]|message_stop|response\.completed|response\.incomplete")
+_LAST_WINDOW = 4096  # bytes from the end of a piece that are looked at
 
 _CALLERS_FAULT = re.compile(
     rb'"(?:type|code)"\s*:\s*"(?:invalid_request|BadRequest|context_length)'
@@ -28,35 +28,47 @@ _CALLERS_FAULT = re.compile(
 _STATUS = re.compile(rb'"(?:code|status)"\s*:\s*"?([45]\d\d)\b')
 
 
+Sink = Callable[[bytes], None]
+
+
 class Answer:
     """Status, headers and body for the caller. Whoever holds it must `close` it.
 
-    `read` gives b"" at the end and raises ResponseLost when the server died or fell silent.
-    `resumable` tells whether an error frame may follow what was read so far.
+    After `begin`, `ahead` holds the first bytes of the body, all of them if `complete`; `relay`
+    gives the rest.
     """
 
+    resumable = False  # whether an error frame may follow what was passed on so far
+
     def __init__(
-        self,
-        response: Response,
-        lease: Lease,
-        record: Record,
-        clock: Callable[[], float],
+        self, response: Response, lease: Lease, record: Record, clock: Callable[[], float]
     ) -> None:
         self.status = response.status
         self.headers: Headers = []  # for the caller, once the answer is accepted
         self.upstream_headers = response.headers
+        self.ahead = b""
+        self.complete = False
         self._response = response
         self._lease = lease
         self._record = record
         self._clock = clock
         self._pins: Pins | None = None
         self._pin: Pin | None = None
-        self._ahead: list[bytes] = []
-        self._complete = False
         record.status = response.status
 
     @property
-    def resumable(self) -> bool:
+    def whole(self) -> bool:
+        """Whether `ahead` is a body that can be sent with its length."""
+        return False
+
+    @property
+    def length(self) -> int | None:
+        """The bytes of the whole body, where the server has told them."""
+        return None
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the caller was given all that it waits for, though more may come."""
         return False
 
     def pin(self, pins: Pins, pin: Pin) -> None:
@@ -67,30 +79,51 @@ class Answer:
         """Read what must be known before the first byte goes out. Raises ResponseLost."""
         raise NotImplementedError
 
-    async def read(self) -> bytes:
-        chunk = self._ahead.pop(0) if self._ahead else await self._next()
-        self._record.bytes_out += len(chunk)
-        return chunk
+    async def relay(self, sink: Sink) -> None:
+        """Give what follows `ahead` to `sink`, each piece as it arrives. Raises ResponseLost."""
+        try:
+            await self._response.pump(self._passing_to(sink))
+        except UpstreamError as error:
+            raise self._lost(error) from error
+        self._completed()
 
-    async def _next(self) -> bytes:
+    def _passing_to(self, sink: Sink) -> Sink:
+        """What is done with each piece from the server."""
         raise NotImplementedError
+
+    def hold(self) -> None:
+        """The caller does not read: slow the server down."""
+        self._response.hold()
+
+    def go_on(self) -> None:
+        self._response.go_on()
 
     async def _received(self) -> bytes:
         """The next bytes from the server, with the first one's time noted."""
-        if self._complete:
+        if self.complete:
             return b""
         try:
             chunk = await self._response.read()
         except UpstreamError as error:
-            self._lease.failed(self._clock())
-            raise lost(error, self._lease) from error
-        if not chunk:
-            self._complete = True
-            if self.status < 500:
-                self._lease.succeeded()
-        elif self._record.first_byte_s is None:
+            raise self._lost(error) from error
+        if self._record.first_byte_s is None and chunk:
             self._record.first_byte_s = self._clock()
+        if self._response.ended:
+            self._completed()
         return chunk
+
+    def _completed(self) -> None:
+        self.complete = True
+        if self.status < 500:
+            self._lease.succeeded()
+
+    def _lost(self, error: UpstreamError) -> ResponseLost:
+        """The one translation of a failure in the middle of an answer."""
+        self._lease.failed(self._clock())
+        endpoint = self._lease.endpoint.id
+        if isinstance(error, IdleTimeout):
+            return ResponseStalled(f"{endpoint} fell silent: {error}")
+        return ResponseLost(f"{endpoint} broke off its answer: {error}")
 
     def _look_for_id(self, chunk: bytes) -> None:
         if self._pins is not None and self._pin is not None:
@@ -110,42 +143,61 @@ class PlainAnswer(Answer):
     """
 
     def __init__(
-        self, response: Response, lease: Lease, record: Record, clock: Callable[[], float]
+        self,
+        response: Response,
+        lease: Lease,
+        record: Record,
+        clock: Callable[[], float],
+        *,
+        media: bytes,
     ) -> None:
         super().__init__(response, lease, record, clock)
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._gzipped = (b"content-encoding", b"gzip") in response.headers
-        media = next((v for n, v in response.headers if n == b"content-type"), b"")
         self._text = not media.startswith(_MEDIA)
+        self._rest: list[bytes] = []  # for the meter
+        self._size = 0
+
+    @property
+    def whole(self) -> bool:
+        return self.complete
+
+    @property
+    def length(self) -> int | None:
+        told = next((v for n, v in self.upstream_headers if n == b"content-length"), None)
+        return int(told) if told is not None else None
 
     async def begin(self) -> None:
-        wanted = WHOLE_LIMIT if self._text else 1
-        while self._size < wanted and (chunk := await self._received()):
-            self._keep(chunk)
-        self._ahead = [b"".join(self._parts)] if self._parts else []
-        if self._ahead:
-            self._look_for_id(self._ahead[0])
+        self.ahead = await self._received()
+        if self._text and not self.complete:
+            await self._read_ahead()
+        if self._pins is not None:
+            self._look_for_id(self.ahead)
 
-    async def _next(self) -> bytes:
-        chunk = await self._received()
-        if chunk:
-            self._keep(chunk)
-        return chunk
+    async def _read_ahead(self) -> None:
+        parts = [self.ahead]
+        size = len(self.ahead)
+        while size < WHOLE_LIMIT and (chunk := await self._received()):
+            parts.append(chunk)
+            size += len(chunk)
+        self.ahead = b"".join(parts)
 
-    def _keep(self, chunk: bytes) -> None:
-        self._size += len(chunk)
-        if self._size <= PARSED_LIMIT and (self._text or not self._ahead):
-            self._parts.append(chunk)
-        else:
-            self._parts.clear()
+    def _passing_to(self, sink: Sink) -> Sink:
+        self._size = len(self.ahead)
+
+        def pass_on(chunk: bytes) -> None:
+            self._size += len(chunk)
+            if self._text and self._size <= PARSED_LIMIT:
+                self._rest.append(chunk)
+            sink(chunk)
+
+        return pass_on
 
     def close(self) -> None:
         super().close()
-        if self._text and self._complete and self._parts and self.status == 200:
-            body = b"".join(self._parts)
-            self._record.usage = from_body(body, self._gzipped)
-        self._parts.clear()
+        if self._text and self.complete and self.status == 200 and self._size <= PARSED_LIMIT:
+            body = b"".join([self.ahead, *self._rest]) if self._rest else self.ahead
+            gzipped = (b"content-encoding", b"gzip") in self.upstream_headers
+            self._record.usage = from_body(body, gzipped)
+        self._rest.clear()
 
 
 class StreamAnswer(Answer):
@@ -161,49 +213,59 @@ class StreamAnswer(Answer):
         drop_usage: bool,
     ) -> None:
         super().__init__(response, lease, record, clock)
+        self.error_status = 0  # of an error that is the first event; 0 when it is none
         self._splitter = EventSplitter()
         self._meter = StreamMeter(drop=drop_usage)
-        self.error_status = 0  # of an error that is the first event; 0 when it is none
+        self._last = b""
 
     @property
-    def resumable(self) -> bool:
+    def resumable(self) -> bool:  # type: ignore[override]
         return not self._splitter.torn
+
+    @property
+    def delivered(self) -> bool:
+        return _LAST_EVENT.search(self._last, max(len(self._last) - _LAST_WINDOW, 0)) is not None
 
     async def begin(self) -> None:
         """Wait for the first event: one that is an error may still be answered elsewhere.
 
         Comments before it are held back with it; the gateway's own keep the caller awake.
         """
-        held = 0
-        while held < HELD_LIMIT and (events := await self._next()):
-            self._ahead.append(events)
-            held += len(events)
+        while len(self.ahead) < HELD_LIMIT and (chunk := await self._received()):
+            events = self._events(chunk)
+            self.ahead += events
             first = _first_event(events)
             if first is not None:
                 self.error_status = _error_status(first)
                 self._look_for_id(events)
-                return
+                break
+        if self.complete:
+            self.ahead += self._splitter.rest()
+        self._last = self.ahead
 
-    async def read(self) -> bytes:
-        chunk = await super().read()
-        end = chunk[-_LAST_WINDOW:]
-        if any(last in end for last in _LAST_EVENTS):
-            self._record.delivered = True
-        return chunk
+    async def relay(self, sink: Sink) -> None:
+        await super().relay(sink)
+        rest = self._splitter.rest()
+        if rest:
+            sink(rest)
 
-    async def _next(self) -> bytes:
-        while chunk := await self._received():
-            events = self._splitter.feed(chunk)
+    def _passing_to(self, sink: Sink) -> Sink:
+        def pass_on(chunk: bytes) -> None:
+            events = self._events(chunk)
             if events:
-                self._mark_first_token(events)
-                events = self._meter.see(events)
-            if events:
-                return events
-        return self._splitter.rest()
+                self._last = events
+                sink(events)
 
-    def _mark_first_token(self, events: bytes) -> None:
+        return pass_on
+
+    def _events(self, chunk: bytes) -> bytes:
+        """The whole events that this chunk completes, without those that nobody asked for."""
+        events = self._splitter.feed(chunk)
+        if not events:
+            return b""
         if self._record.first_token_s is None and has_content(events):
             self._record.first_token_s = self._clock()
+        return self._meter.see(events)
 
     def close(self) -> None:
         super().close()
@@ -225,10 +287,3 @@ def _error_status(event: bytes) -> int:
         return 400
     code = _STATUS.search(data)
     return int(code.group(1)) if code is not None else 500
-
-
-def lost(error: UpstreamError, lease: Lease) -> ResponseLost:
-    """The one translation of a failure in the middle of an answer."""
-    if isinstance(error, IdleTimeout):
-        return ResponseStalled(f"{lease.endpoint.id} fell silent: {error}")
-    return ResponseLost(f"{lease.endpoint.id} broke off its answer: {error}")

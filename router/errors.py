@@ -8,6 +8,7 @@ GatewayError
   MethodNotAllowed       405
   TooLarge               413  the body is over the limit
   UnsupportedMedia       415  neither JSON nor multipart
+  HeadTooLarge           431
   Saturated              429  endpoints exist, but the queue is full or its time ran out
   ModelStarting          503  a cold start is going on and the caller cannot wait for its end
   ModelUnavailable       503  a start failed, or no endpoint is healthy
@@ -73,6 +74,15 @@ class MethodNotAllowed(GatewayError):
 
 class TooLarge(GatewayError):
     status, type, code, retry = 413, "invalid_request_error", "request_too_large", False
+
+    @classmethod
+    def than(cls, limit: int) -> "TooLarge":
+        """`limit` in bytes."""
+        return cls(f"the body is over the limit of {limit} bytes (server.max_body)")
+
+
+class HeadTooLarge(GatewayError):
+    status, type, code, retry = 431, "invalid_request_error", "headers_too_large", False
 
 
 class UnsupportedMedia(GatewayError):

@@ -38,6 +38,7 @@ _SENT_OUTSIDE = frozenset(
 )
 _PREFIXES_SENT_OUTSIDE = (b"openai-", b"anthropic-", b"x-stainless-")
 _NOT_RETURNED = _HOP_BY_HOP | {
+    b"content-length",
     b"set-cookie",
     b"server",
     b"date",
@@ -91,14 +92,12 @@ def _accepted_encoding(request: Request) -> bytes:
     return b"identity"
 
 
-def returned(headers: Headers, *, length_known: bool) -> Headers:
-    """The response headers for the caller. `length_known` keeps the server's content-length."""
+def returned(headers: Headers) -> Headers:
+    """The response headers for the caller, without those that frame the body."""
     return [
         (name, value)
         for name, value in headers
-        if name not in _NOT_RETURNED
-        and not name.startswith(_PREFIXES_NOT_RETURNED)
-        and (length_known or name != b"content-length")
+        if name not in _NOT_RETURNED and not name.startswith(_PREFIXES_NOT_RETURNED)
     ]
 
 

@@ -206,7 +206,7 @@ class Journey:
             drop = self._request.drops_usage(self.settings.stream_usage)
             answer = StreamAnswer(response, lease, self._record, self._clock, drop_usage=drop)
         else:
-            answer = PlainAnswer(response, lease, self._record, self._clock)
+            answer = PlainAnswer(response, lease, self._record, self._clock, media=media)
         if self._request.dialect == "responses" and response.status == 200:
             answer.pin(self._pins, Pin(place.model, lease.endpoint.id))
         return answer
@@ -254,11 +254,8 @@ class Journey:
 
     def _dress(self, answer: Answer, place: Place, lease: Lease) -> None:
         record = self._record
-        relayed = headers.returned(
-            answer.upstream_headers, length_known=isinstance(answer, PlainAnswer)
-        )
         answer.headers = [
-            *relayed,
+            *headers.returned(answer.upstream_headers),
             (b"x-lamplighter-model", headers.ascii_value(place.model)),
             (b"x-lamplighter-served-model", headers.ascii_value(lease.endpoint.served_as)),
             (b"x-lamplighter-placement", place.step.kind.encode()),

@@ -42,7 +42,6 @@ class Record:
     first_byte_s: float | None = None
     first_token_s: float | None = None
     ended_s: float | None = None
-    delivered: bool = False  # the caller was sent the end of a stream, and may leave
     status: int = 0
     error_code: str = ""
     usage: Usage | None = None

@@ -1,0 +1,310 @@
+"""One caller's connection: its requests parsed, bounded and answered in their order.
+
+httptools parses. Inference calls become exchanges, everything else goes through uvicorn's ASGI
+cycle to Starlette: for a relayed request a scope, an event and a task that watches for the caller
+to leave would cost as much as all the rest (docs/performance.md).
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from backends.deadline import Deadline
+from proxy import wire
+from proxy.control_call import ControlCall, is_control
+from proxy.exchange import Exchange
+from proxy.gateway import Gateway
+from proxy.head import Head
+from router.errors import (
+    BadRequest,
+    GatewayError,
+    HeadTooLarge,
+    RequestTimeout,
+    TooLarge,
+)
+
+KEEP_ALIVE_S = 75.0  # above the 60 s at which load balancers drop idle connections
+SLOWEST_BODY = 1024  # bytes a second, on average; a body dripped slower than that is given up
+
+_IDLE, _HEAD, _BODY = range(3)  # what of a request is arriving
+
+
+class Call(Protocol):
+    """One request that is being answered, or waits for its turn on the connection."""
+
+    def admit(self) -> None:
+        """Raises the GatewayError that can be told from the head alone."""
+
+    def start(self, body: bytes, refusal: GatewayError | None) -> None: ...
+    def hold(self) -> None: ...
+    def go_on(self) -> None: ...
+    def caller_left(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class HeadLimits:
+    """Seconds within which the head of a request must have come, and its most bytes."""
+
+    timeout_s: float
+    max_bytes: int
+
+
+class Connection(asyncio.Protocol):
+    """uvicorn makes one for each connection; `gateway` and `limits` are bound beforehand."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        limits: HeadLimits,
+        *,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.transport = cast(asyncio.Transport, None)
+        self.paused = False  # the caller does not read what was written
+        self.config = config
+        self.server_state = server_state
+        self.app_state = app_state
+        self.loop = _loop or asyncio.get_running_loop()
+        self._gateway = gateway
+        self._limits = limits
+        self._deadline = Deadline(self.loop, self._late)
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        # A request that says "Connection: close" is answered, whatever follows it.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._stage = _IDLE
+        self._deaf = False  # nothing that still arrives is a request
+        self._last = False  # no request is taken after the one that is answered now
+        self._parting: GatewayError | None = None  # to be said when the current answer is out
+        self._served = 0
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._body_since_s = 0.0
+        self._arriving: Call | None = None  # the call whose body is not whole
+        self._current: Call | None = None
+        self._waiting: deque[tuple[Call, bytes, GatewayError | None]] = deque()
+
+    @property
+    def max_body(self) -> int:
+        return self._gateway.config.server.max_body
+
+    # --- asyncio.Protocol ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.server_state.connections.add(cast(Any, self))
+        self._deadline.after(self._limits.timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server_state.connections.discard(cast(Any, self))
+        self._deadline.cancel()
+        self._parser = None  # it refers back to this object
+        self._deaf = True
+        self._waiting.clear()
+        for call in (self._current, self._arriving):
+            if call is not None:
+                call.caller_left()
+        self._arriving = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf or self._parser is None:
+            return
+        if self._stage != _BODY:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._deaf = self._last = True  # answered as if it had not asked
+        except httptools.HttpParserError:
+            self._refuse(BadRequest("this is not a valid HTTP/1.1 request", code="invalid_http"))
+            return
+        if self._stage == _HEAD:
+            if self._head_bytes > self._limits.max_bytes:
+                self._refuse(self._too_large())
+            elif self._current is None and self._head_bytes == len(data):
+                self._deadline.after(self._limits.timeout_s)
+        elif self._stage == _BODY and self._arriving is not None:
+            self._await_body()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        if self._current is not None:
+            self._current.hold()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self._current is not None:
+            self._current.go_on()
+
+    def shutdown(self) -> None:
+        """uvicorn stops: no request after the one that is answered now."""
+        self._last = True
+        if self._current is None:
+            self.transport.close()
+
+    # --- what the parser finds -------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._stage = _HEAD
+        self._url = b""
+        self._headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self._deaf or self._parser is None:
+            return
+        if self._head_bytes > self._limits.max_bytes:  # with some of the body, perhaps
+            size = len(self._url) + sum(len(n) + len(v) + 4 for n, v in self._headers)
+            if size > self._limits.max_bytes:
+                self._refuse(self._too_large())
+                return
+        self._stage = _BODY
+        self._parts = []
+        self._size = 0
+        keep_alive = self._parser.should_keep_alive() and not self._last
+        try:
+            head = Head(
+                self._parser.get_method().decode(),
+                self._url,
+                self._headers,
+                self._parser.get_http_version(),
+                keep_alive and not self._gateway.draining,
+            )
+        except BadRequest as error:
+            self._refuse(error)
+            return
+        call = self._call(head)
+        try:
+            call.admit()
+        except GatewayError as refusal:
+            self._hand_over(call, b"", refusal)
+            return
+        self._arriving = call
+        if head.expects_continue and self._current is None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        call = self._arriving
+        if call is None:
+            return
+        self._size += len(body)
+        self._parts.append(body)
+        if self._size > self.max_body:
+            self._arriving = None
+            self._parts = []
+            self._hand_over(call, b"", TooLarge.than(self.max_body))
+
+    def on_message_complete(self) -> None:
+        call = self._arriving
+        self._stage = _IDLE
+        self._head_bytes = 0
+        if call is not None:
+            self._arriving = None
+            body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts = []
+            self._hand_over(call, body, None)
+        elif self._current is None and not self._deaf:
+            self._deadline.after(KEEP_ALIVE_S)  # the rest of what was refused
+
+    def _call(self, head: Head) -> Call:
+        if is_control(head.path):
+            return ControlCall(self, head)
+        return Exchange(self._gateway, head, self)
+
+    # --- turns -----------------------------------------------------------------------------------
+
+    def _hand_over(self, call: Call, body: bytes, refusal: GatewayError | None) -> None:
+        if self._current is None:
+            self._begin(call, body, refusal)
+        else:  # pipelined: answered in the order of asking
+            self._waiting.append((call, body, refusal))
+            self.transport.pause_reading()
+
+    def _begin(self, call: Call, body: bytes, refusal: GatewayError | None) -> None:
+        self._deadline.clear()
+        self._current = call
+        self._served += 1
+        call.start(body, refusal)
+
+    def ended(self, *, reusable: bool) -> None:
+        """The current call's answer is written, or will never be; only whole ones are `reusable`.
+
+        Another answer may follow on a connection only behind one that was framed and whole.
+        """
+        self._current = None
+        if self.transport.is_closing():
+            return
+        if self._waiting and reusable:
+            self._begin(*self._waiting.popleft())
+            if not self._waiting:
+                self.transport.resume_reading()
+        elif self._parting is not None and reusable:
+            self._say_and_close(self._parting)
+        elif self._last or not reusable:
+            self.transport.close()
+        elif self._stage == _IDLE:
+            self._deadline.after(KEEP_ALIVE_S)
+        else:
+            # Perhaps answered before its body was whole: the caller may send on for a while, so
+            # that it reads the answer instead of a reset, but not for ever.
+            self._deadline.after(self._limits.timeout_s)
+
+    # --- limits ----------------------------------------------------------------------------------
+
+    def _await_body(self) -> None:
+        """Bytes came, and more must: soon, and not ever more slowly."""
+        timeout_s = self._gateway.config.server.body_timeout
+        now_s = self.loop.time()
+        if len(self._parts) <= 1:
+            self._body_since_s = now_s
+        allowed_s = self._body_since_s + timeout_s + self._size / SLOWEST_BODY - now_s
+        self._deadline.after(min(timeout_s, allowed_s))
+
+    def _late(self) -> None:
+        call = self._arriving
+        if call is not None:
+            self._arriving = None
+            self._last = self._deaf = True
+            timeout_s = self._gateway.config.server.body_timeout
+            message = f"the body did not go on for {timeout_s:g} s, or came ever more slowly"
+            self._hand_over(call, b"", RequestTimeout(f"{message} (server.body_timeout)"))
+        elif self._stage == _HEAD or not self._served:
+            message = f"the request's head did not come within {self._limits.timeout_s:g} s"
+            self._refuse(RequestTimeout(f"{message} (server.header_timeout)"))
+        else:
+            self.transport.close()
+
+    def _too_large(self) -> GatewayError:
+        limit = f"{self._limits.max_bytes} bytes (server.max_header_bytes)"
+        return HeadTooLarge(f"the request's head is over {limit}")
+
+    def _refuse(self, error: GatewayError) -> None:
+        """Answer what is no request; behind the answer that is being written, if one is."""
+        self._deaf = True
+        self._arriving = None
+        if self._current is None:
+            self._say_and_close(error)
+        else:
+            self._parting = error
+
+    def _say_and_close(self, error: GatewayError) -> None:
+        if not self.transport.is_closing():
+            body = wire.error_body(error, "other", "")
+            headers = [*wire.error_headers(error), (b"connection", b"close")]
+            self.transport.write(wire.response_head(error.status, headers, len(body)) + body)
+            self.transport.close()

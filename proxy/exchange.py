@@ -1,0 +1,162 @@
+"""One inference call from its head to its record."""
+
+import asyncio
+import logging
+import math
+from typing import TYPE_CHECKING
+
+from policies.waiting import comments_s
+from proxy import inbound
+from proxy.gateway import Gateway
+from proxy.head import Head
+from proxy.responder import Responder, late_error
+from router.answer import Answer, StreamAnswer
+from router.errors import GatewayError, ShuttingDown, UpstreamTimeout
+from router.headers import ascii_value
+from router.journey import Journey
+from router.record import Record
+
+if TYPE_CHECKING:
+    from proxy.connection import Connection
+
+log = logging.getLogger("lamplighter.exchange")
+
+
+class Exchange:
+    """Started once, when the body is whole; then a task of its own ends it, come what may."""
+
+    def __init__(self, gateway: Gateway, head: Head, connection: "Connection") -> None:
+        id = inbound.request_id(head)
+        self._gateway = gateway
+        self._head = head
+        self._connection = connection
+        self._responder = Responder(connection, head, id)
+        self._record = Record(id, "other", gateway.clock())
+        self._route: inbound.Route | None = None
+        self._answer: Answer | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._caller_left = False
+
+    def admit(self) -> None:
+        """Raises GatewayError for what can be told from the head."""
+        head = self._head
+        self._route = found = inbound.route(head)
+        self._responder.dialect = self._record.dialect = found.dialect
+        if self._gateway.draining:
+            raise ShuttingDown("the gateway is stopping and takes no new requests")
+        inbound.check_length(head, self._gateway.config.server.max_body)
+
+    def start(self, body: bytes, refusal: GatewayError | None) -> None:
+        self._task = self._connection.loop.create_task(self._run(body, refusal))
+        self._gateway.enter(self)
+
+    def hold(self) -> None:
+        """The caller does not read what is written to it."""
+        if self._answer is not None:
+            self._answer.hold()
+
+    def go_on(self) -> None:
+        if self._answer is not None:
+            self._answer.go_on()
+
+    def caller_left(self) -> None:
+        """End the exchange, at whatever stage it is."""
+        if self._task is None:  # its body was not whole
+            self._record.error_code = "cancelled"
+            self._gateway.finished(self, self._record)
+        elif not self._responder.ended:
+            self._caller_left = True
+            self._task.cancel()
+
+    def cut_off(self) -> None:
+        """The gateway stops: end the exchange with an error that says so."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self, body: bytes, refusal: GatewayError | None) -> None:
+        record, responder = self._record, self._responder
+        try:
+            if refusal is not None:
+                raise refusal
+            await self._serve(body)
+        except GatewayError as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            self._cancelled()
+        except Exception as error:  # the edge: nothing that a request does may go further
+            log.exception("request %s failed", record.request_id)
+            message = "the gateway failed on this request; its log has the request id"
+            error_for_caller = GatewayError(message)
+            error_for_caller.__cause__ = error
+            self._fail(error_for_caller)
+        finally:
+            responder.stop_comments()
+            record.bytes_out = responder.bytes_out
+            self._gateway.finished(self, record)
+            self._connection.ended(reusable=responder.reusable)
+
+    def _cancelled(self) -> None:
+        if not self._caller_left:
+            self._fail(ShuttingDown("the gateway is stopping and cannot finish this request"))
+        elif self._answer is None or not self._answer.delivered:
+            self._record.error_code = "cancelled"
+
+    def _fail(self, error: GatewayError) -> None:
+        self._record.error_code = error.code
+        if not self._responder.begun:
+            self._record.status = error.status
+        self._responder.fail(error, resumable=self._answer is None or self._answer.resumable)
+
+    async def _serve(self, body: bytes) -> None:
+        gateway, record, responder = self._gateway, self._record, self._responder
+        assert self._route is not None
+        max_body = gateway.config.server.max_body
+        request = await inbound.read_request(
+            self._head, self._route, body, record.request_id, max_body
+        )
+        record.stream = request.stream
+        record.bytes_in = request.size
+        journey = gateway.router.begin(request, record)
+        responder.about = [(b"x-lamplighter-model", ascii_value(record.model))]
+        settings = journey.settings
+        if request.stream:
+            grace_s, every_s = comments_s(
+                settings.keepalive.grace, settings.keepalive.every, request.read_timeout_s
+            )
+            responder.keep_awake(grace_s, every_s, journey.status)
+        total_s = settings.timeouts.total
+        if math.isinf(total_s):
+            await self._relay(journey)
+        else:
+            await self._relay_within(journey, total_s)
+
+    async def _relay_within(self, journey: Journey, total_s: float) -> None:
+        try:
+            async with asyncio.timeout(total_s):
+                await self._relay(journey)
+        except TimeoutError:
+            raise UpstreamTimeout(
+                f"the answer took longer than {total_s:g} s (timeouts.total)"
+            ) from None
+
+    async def _relay(self, journey: Journey) -> None:
+        responder = self._responder
+        answer = await journey.run()
+        try:
+            responder.stop_comments()
+            if responder.begun and not (answer.status == 200 and isinstance(answer, StreamAnswer)):
+                raise late_error(answer)
+            self._answer = answer
+            if answer.whole and not responder.begun:
+                responder.whole(answer.status, answer.headers, answer.ahead)
+                return
+            if not responder.begun:
+                responder.begin(answer.status, answer.headers, answer.length)
+            responder.write(answer.ahead)
+            if not answer.complete:
+                if self._connection.paused:
+                    answer.hold()
+                await answer.relay(responder.write)
+            responder.end()
+        finally:
+            answer.close()
