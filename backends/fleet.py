@@ -228,6 +228,7 @@ def _hot_endpoints(hot: Hot, served_as: str) -> list[Endpoint]:
 def _api_endpoints(api: Api, served_as: str) -> list[Endpoint]:
     key = secret_text(api.key)
     origin = Origin(api.url)
+    origin.peer = origin.peer.by_environment()
     return [Endpoint(_host_and_port(api.url), origin, served_as=served_as, outside=True, key=key)]
 
 

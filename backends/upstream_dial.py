@@ -1,5 +1,7 @@
 """Getting a TCP or TLS connection: names resolved anew each time, addresses raced (RFC 8305).
 
+A peer with a proxy is reached through a tunnel; its name is then the proxy's to resolve.
+
 Own code and not `create_connection(host, port)`, because uvloop tries addresses strictly one after
 the other: a host whose IPv6 is a black hole would cost the whole connect timeout.
 """
@@ -11,10 +13,12 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+from backends.tasks import TaskSet
 from backends.upstream_errors import ConnectFailed, ConnectTimeout
+from backends.upstream_proxy import Proxy, open_tunnel, proxy_from_environment
 
 HAPPY_EYEBALLS_DELAY_S = 0.25
 
@@ -23,11 +27,17 @@ _Address = tuple[int, Any]  # family and what sock_connect takes
 
 @dataclass(frozen=True)
 class Peer:
-    """Where to connect, and with which TLS settings (None: plain TCP)."""
+    """Where to connect, with which TLS settings (None: plain TCP), and through which proxy."""
 
     host: str
     port: int
     tls: ssl.SSLContext | None
+    proxy: Proxy | None = None
+
+    def by_environment(self) -> "Peer":
+        """The same, through the proxy that the environment names for it, if any. BadProxy."""
+        scheme: Literal["http", "https"] = "https" if self.tls else "http"
+        return replace(self, proxy=proxy_from_environment(scheme, self.host, self.port))
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -47,34 +57,50 @@ async def dial(peer: Peer, protocol: asyncio.Protocol, timeout_s: float) -> None
         async with asyncio.timeout(None if timeout_s == math.inf else timeout_s):
             await _dial(peer, protocol)
     except TimeoutError as exc:
-        raise ConnectTimeout(f"no connection to {peer} in time") from exc
+        raise ConnectTimeout(f"no connection to {_route(peer)} in time") from exc
     except ssl.SSLError as exc:
         why = getattr(exc, "verify_message", None) or exc.reason or "handshake failed"
-        raise ConnectFailed(f"TLS to {peer} failed: {why}") from exc
+        raise ConnectFailed(f"TLS to {_route(peer)} failed: {why}") from exc
     except socket.gaierror as exc:
-        raise ConnectFailed(f"the name of {peer} cannot be resolved: {exc.strerror}") from exc
+        hop = peer.proxy or peer
+        raise ConnectFailed(f"the name of {hop} cannot be resolved: {exc.strerror}") from exc
     except ConnectionRefusedError as exc:
-        raise ConnectFailed(f"{peer} refused the connection", refused=True) from exc
+        raise ConnectFailed(f"{peer.proxy or peer} refused the connection", refused=True) from exc
     except OSError as exc:
-        raise ConnectFailed(f"no connection to {peer}: {exc.strerror or 'it failed'}") from exc
+        why = exc.strerror or "it was closed at once"
+        raise ConnectFailed(f"no connection to {_route(peer)}: {why}") from exc
+
+
+def _route(peer: Peer) -> str:
+    return f"{peer} through {peer.proxy}" if peer.proxy else str(peer)
 
 
 async def _dial(peer: Peer, protocol: asyncio.Protocol) -> None:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
-    addresses = _interleaved((family, address) for family, _, _, _, address in found)
-    if len(addresses) == 1:
-        connected = await _connected(*addresses.popleft())
-    else:
-        connected = await _first_connected(addresses)
-    name = peer.host if peer.tls else None
+    connected = await _reached(peer.proxy or peer)
     try:
-        await loop.create_connection(
+        if peer.proxy is not None:
+            await open_tunnel(connected, peer.proxy, str(peer))
+        name = peer.host if peer.tls else None
+        await asyncio.get_running_loop().create_connection(
             lambda: protocol, sock=connected, ssl=peer.tls, server_hostname=name
         )
     except BaseException:
         connected.close()
         raise
+
+
+async def _reached(hop: Peer | Proxy) -> socket.socket:
+    addresses = _interleaved(await _resolved(hop.host, hop.port))
+    if len(addresses) == 1:
+        return await _connected(*addresses.popleft())
+    return await _first_connected(addresses)
+
+
+async def _resolved(host: str, port: int) -> list[_Address]:
+    """Nothing is remembered: a name that moved is followed by the next connection."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [(family, address) for family, _, _, _, address in found]
 
 
 def _interleaved(addresses: Iterable[_Address]) -> deque[_Address]:
@@ -93,7 +119,7 @@ def _interleaved(addresses: Iterable[_Address]) -> deque[_Address]:
 
 async def _first_connected(addresses: deque[_Address]) -> socket.socket:
     """Start with the next address when one failed, or was silent for the delay."""
-    loop = asyncio.get_running_loop()
+    owner = TaskSet()
     tasks: list[asyncio.Task[socket.socket]] = []
     running: set[asyncio.Task[socket.socket]] = set()
     winner: socket.socket | None = None
@@ -101,7 +127,7 @@ async def _first_connected(addresses: deque[_Address]) -> socket.socket:
     try:
         while winner is None and (addresses or running):
             if addresses:
-                tasks.append(loop.create_task(_connected(*addresses.popleft())))
+                tasks.append(owner.task(_connected(*addresses.popleft()), "connect"))
                 running.add(tasks[-1])
             done, running = await asyncio.wait(
                 running,
