@@ -1,9 +1,6 @@
 """TLS: verified by default, with the trust that an operator gives."""
 
 import asyncio
-import shutil
-import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,11 +8,9 @@ from pathlib import Path
 import pytest
 
 from backends.upstream import ConnectFailed, ConnectTimeout, Origin, Response, Timeouts
+from tests.backends.tls import Certificate, make_certificate, needs_openssl
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(not shutil.which("openssl"), reason="the openssl command makes the key"),
-]
+pytestmark = [pytest.mark.anyio, needs_openssl]
 
 PATIENT = Timeouts(connect_s=5, first_byte_s=5, idle_s=5)
 BODY = b"x" * 1_000_000
@@ -27,18 +22,12 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    files = ["-keyout", str(key), "-out", str(cert)]
-    subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
-    return key, cert
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls"), "localhost")
 
 
 @asynccontextmanager
-async def serving(certificate: tuple[Path, Path]) -> AsyncIterator[int]:
+async def serving(certificate: Certificate) -> AsyncIterator[int]:
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
@@ -50,16 +39,9 @@ async def serving(certificate: tuple[Path, Path]) -> AsyncIterator[int]:
         finally:
             writer.close()
 
-    key, cert = certificate
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(cert, key)
-    server = await asyncio.start_server(handler, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(handler, "127.0.0.1", 0, ssl=certificate.server())
     yield server.sockets[0].getsockname()[1]
     server.close()
-
-
-def trusting(certificate: tuple[Path, Path]) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=certificate[1])
 
 
 async def call(origin: Origin, timeouts: Timeouts = PATIENT) -> Response:
@@ -74,10 +56,10 @@ async def closed(origin: Origin) -> None:
 
 
 async def test_trusted_certificate_is_taken_and_the_connection_kept(
-    certificate: tuple[Path, Path],
+    certificate: Certificate,
 ) -> None:
     async with serving(certificate) as port:
-        origin = Origin(f"https://localhost:{port}", ssl_context=trusting(certificate))
+        origin = Origin(f"https://localhost:{port}", ssl_context=certificate.trusted())
         for _ in range(3):
             response = await call(origin)
             whole = bytearray()
@@ -89,16 +71,16 @@ async def test_trusted_certificate_is_taken_and_the_connection_kept(
         await closed(origin)
 
 
-async def test_unread_answer_is_dropped_at_once(certificate: tuple[Path, Path]) -> None:
+async def test_unread_answer_is_dropped_at_once(certificate: Certificate) -> None:
     async with serving(certificate) as port:
-        origin = Origin(f"https://localhost:{port}", ssl_context=trusting(certificate))
+        origin = Origin(f"https://localhost:{port}", ssl_context=certificate.trusted())
         response = await call(origin)
         await response.read()
         response.close()
         await closed(origin)
 
 
-async def test_unknown_certificate_is_refused_by_default(certificate: tuple[Path, Path]) -> None:
+async def test_unknown_certificate_is_refused_by_default(certificate: Certificate) -> None:
     async with serving(certificate) as port:
         origin = Origin(f"https://localhost:{port}")
         with pytest.raises(ConnectFailed, match=r"TLS to localhost:\d+ failed: self.signed"):
@@ -106,10 +88,31 @@ async def test_unknown_certificate_is_refused_by_default(certificate: tuple[Path
         assert origin.open_connections == 0
 
 
-async def test_certificate_for_another_name_is_refused(certificate: tuple[Path, Path]) -> None:
+async def test_certificate_for_another_name_is_refused(certificate: Certificate) -> None:
     async with serving(certificate) as port:
-        origin = Origin(f"https://127.0.0.1:{port}", ssl_context=trusting(certificate))
+        origin = Origin(f"https://127.0.0.1:{port}", ssl_context=certificate.trusted())
         with pytest.raises(ConnectFailed, match="mismatch"):
+            await call(origin)
+        assert origin.open_connections == 0
+
+
+async def test_certificate_that_has_expired_is_refused(tmp_path: Path) -> None:
+    expired = make_certificate(tmp_path, "localhost", days=-1)
+    async with serving(expired) as port:
+        origin = Origin(f"https://localhost:{port}", ssl_context=expired.trusted())
+        with pytest.raises(ConnectFailed, match=r"TLS to localhost:\d+ failed: .*expired"):
+            await call(origin)
+        assert origin.open_connections == 0
+
+
+async def test_certificate_of_another_authority_is_refused(
+    certificate: Certificate, tmp_path: Path
+) -> None:
+    """The name is right, and so is a key that is trusted: they are just not the same."""
+    impostor = make_certificate(tmp_path, "localhost")
+    async with serving(impostor) as port:
+        origin = Origin(f"https://localhost:{port}", ssl_context=certificate.trusted())
+        with pytest.raises(ConnectFailed, match=r"TLS to localhost:\d+ failed"):
             await call(origin)
         assert origin.open_connections == 0
 
