@@ -6,7 +6,8 @@ servers or about money.
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from backends.endpoint import Endpoint
 from backends.lease import Lease, NoEndpoint, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
@@ -14,14 +15,11 @@ from backends.lease import Lease, NoEndpoint, Room, Waiter, WaitExpired, WaitQue
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True)
-class PoolView:
+class PoolView(Struct, frozen=True):
     """What a decision may know of a pool. `free` counts healthy endpoints' places."""
 
     healthy: int
     free: float
-    in_flight: int
-    waiting: int
 
 
 class Pool:
@@ -36,13 +34,12 @@ class Pool:
 
     def view(self, excluding: Collection[Endpoint] = ()) -> PoolView:
         now_s = self._clock()
-        usable = [e for e in self.endpoints if e not in excluding and e.breaker.allows(now_s)]
-        return PoolView(
-            healthy=len(usable),
-            free=sum(max(e.free, 0) for e in usable),
-            in_flight=sum(e.in_flight for e in self.endpoints),
-            waiting=len(self._queue),
-        )
+        healthy, free = 0, 0.0
+        for endpoint in self.endpoints:
+            if endpoint.breaker.allows(now_s) and endpoint not in excluding:
+                healthy += 1
+                free += max(endpoint.free, 0)
+        return PoolView(healthy, free)
 
     def try_lease(self, excluding: Collection[Endpoint] = ()) -> Lease | None:
         """A place at the least loaded healthy endpoint, or None; never waits."""

@@ -8,8 +8,9 @@ as they came. httpx2 costs 700 us of CPU a request, this 20 (load_tests/upstream
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from backends.upstream_connection import Connection
 from backends.upstream_dial import Peer, default_tls, dial
@@ -40,8 +41,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True):
     """`math.inf` means never. There is no total: a long answer is not a slow one."""
 
     connect_s: float

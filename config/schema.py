@@ -7,9 +7,10 @@ keys (names used twice, cycles) is checked in `checks.py`, before these models a
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic.fields import FieldInfo
 
 from config.durations import Duration, Size, Timeout, TimeoutOrNever, seconds, size_in_bytes
@@ -312,18 +313,19 @@ class Config(Part):
         description="The models, by the name that callers use."
     )
 
-    _settings: dict[str, Settings] = PrivateAttr(default_factory=dict)
-    _by_name: dict[str, str] = PrivateAttr(default_factory=dict)
-
-    def model_post_init(self, context: object, /) -> None:
+    # Not private attributes: pydantic looks those up by a slow way, and every request asks.
+    @cached_property
+    def all_settings(self) -> dict[str, Settings]:
         shared = _with(Settings(), self.defaults)
-        for name, model in self.models.items():
-            self._settings[name] = _with(shared, model)
-            self._by_name.update(dict.fromkeys((name, *model.aliases), name))
+        return {name: _with(shared, model) for name, model in self.models.items()}
+
+    @cached_property
+    def by_name(self) -> dict[str, str]:
+        return {n: name for name, model in self.models.items() for n in (name, *model.aliases)}
 
     def settings(self, model: str) -> Settings:
         """KeyError for a name that is not a model (an alias is not)."""
-        return self._settings[model]
+        return self.all_settings[model]
 
     def served_as(self, model: str) -> str:
         """What the model's own servers, hot and cold, call it."""
@@ -341,12 +343,12 @@ class Config(Part):
 
     def resolve(self, name: str) -> str | None:
         """The model that a caller's name means, aliases included."""
-        return self._by_name.get(name)
+        return self.by_name.get(name)
 
     def near(self, name: str) -> list[str]:
         """Up to three names that a caller may have meant, best first."""
         # difflib is quadratic in the length and this runs on a caller's word.
-        return get_close_matches(name, self._by_name, n=3) if len(name) <= MAX_NAME else []
+        return get_close_matches(name, self.by_name, n=3) if len(name) <= MAX_NAME else []
 
 
 def secret_text(key: SecretStr | None) -> str | None:

@@ -4,22 +4,22 @@ One pure function, `choose`. It prefers what is already paid for; deciding by mo
 body, not its callers.
 """
 
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
+
+from msgspec import Struct
 
 Kind = Literal["hot", "cold", "api"]
 
 
-@dataclass(frozen=True)
-class HotState:
+class HotState(Struct, frozen=True):
     """A hot pool now: healthy endpoints, and free places among them (`inf` without a limit)."""
 
     healthy: int
     free: float
 
 
-@dataclass(frozen=True)
-class ColdState:
+class ColdState(Struct, frozen=True):
     """A cold model now. `refusing_for_s` > 0 after a start that failed for good."""
 
     ready: int
@@ -28,8 +28,7 @@ class ColdState:
     refusing_for_s: float
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Struct, frozen=True):
     """One place to ask for a lease, and why. `wait` says whether to queue there for room."""
 
     kind: Kind
@@ -46,7 +45,7 @@ def choose(
     """
     steps: list[Step] = []
     if hot is not None and hot.free >= 1:
-        steps.append(Step("hot", False, f"{hot.healthy} healthy always-on endpoint(s) with room"))
+        steps.append(_hot_with_room(hot.healthy))
     if cold is not None and cold.refusing_for_s <= 0:
         steps.append(Step("cold", True, _why_cold(hot, cold)))
     if api_healthy:
@@ -56,6 +55,11 @@ def choose(
     if not steps and cold is not None:
         steps.append(Step("cold", True, "its last start failed: ask it for the reason"))
     return tuple(steps)
+
+
+@lru_cache(maxsize=1024)  # what nearly every request gets
+def _hot_with_room(healthy: int) -> Step:
+    return Step("hot", False, f"{healthy} healthy always-on endpoint(s) with room")
 
 
 def _why_cold(hot: HotState | None, cold: ColdState) -> str:

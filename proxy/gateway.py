@@ -17,12 +17,12 @@ from config.load import load
 from config.problems import ConfigError
 from config.schema import Config
 from config.watch import Watcher
+from proxy.access_log import AccessLog
 from proxy.metrics import Metrics
 from router.journey import Router
 from router.record import Record
 
 log = logging.getLogger("lamplighter.gateway")
-access = logging.getLogger("lamplighter.access")
 
 LOOK_AT_FILE_EVERY_S = 1.0  # inotify misses the link swap by which Kubernetes changes a file
 
@@ -66,6 +66,7 @@ class Gateway:
         self.fleet = Fleet(launchers, self.clock, self._instance_changed)
         self.router = Router(self.fleet, self.clock)
         self.draining = False
+        self._access_log = AccessLog()
         self.reload_status = ReloadStatus(time.time())
         self._watcher = watcher
         self._env = os.environ if env is None else env
@@ -92,6 +93,7 @@ class Gateway:
     async def close(self) -> None:
         """Stop every instance; requests have ended by now, or have had their time."""
         self.draining = True
+        self._access_log.flush()
         await self._tasks.close()
         async with self._reloading:
             await self.fleet.close(drain_within_s=0.0)
@@ -103,19 +105,7 @@ class Gateway:
             self._no_calls.set()
         record.ended_s = self.clock()
         self.metrics.observe(record)
-        if access.isEnabledFor(logging.INFO):
-            access.info(
-                "%s %s model=%s endpoint=%s status=%d attempts=%d wait=%.3fs total=%.3fs %s",
-                record.request_id,
-                record.dialect,
-                record.model or "-",
-                record.endpoint or "-",
-                record.status,
-                len(record.attempts),
-                record.waited_s,
-                record.ended_s - record.received_s,
-                record.error_code or record.outcome,
-            )
+        self._access_log.write(record)
 
     # --- draining ---------------------------------------------------------------------------
 

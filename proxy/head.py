@@ -1,7 +1,6 @@
 """The head of one request, as it was parsed."""
 
 import re
-from functools import cached_property
 from urllib.parse import unquote
 
 import httptools
@@ -24,6 +23,7 @@ class Head:
         self.method = method
         self.url = url
         self.headers = headers
+        self.fields = dict(headers)
         self.version = version
         self.keep_alive = keep_alive
         if _SIMPLE.fullmatch(url):
@@ -40,10 +40,6 @@ class Head:
             raise BadRequest("the target of the request is no URL", code="invalid_http") from None
         self.raw_path, self.query = parsed.path or b"/", parsed.query or b""
         self.path = unquote(self.raw_path.decode("latin-1"))
-
-    @cached_property
-    def fields(self) -> dict[bytes, bytes]:
-        return dict(self.headers)
 
     @property
     def chunks_understood(self) -> bool:

@@ -127,6 +127,7 @@ async def read_request(head: Head, found: Route, raw: bytes, id: str, max_body: 
         target=found.target + (b"?" + head.query if head.query else b""),
         dialect=found.dialect,
         headers=head.headers,
+        fields=fields,
         body=body,
         at_root=found.at_root,
         response_id=found.response_id,

@@ -83,6 +83,7 @@ class Metrics:
         )
         self.build = new(Gauge, "build_info", "1, with the version as a label", ["version"])
         self._children: dict[tuple[Any, ...], Any] = {}
+        self._series: dict[tuple[str, str, str], _Series] = {}
 
     def watch(self, fleet: Fleet) -> None:
         """Report the fleet's gauges from its own state whenever they are scraped."""
@@ -93,26 +94,26 @@ class Metrics:
 
     def observe(self, record: Record) -> None:
         """Count one finished request."""
-        model = record.model or "other"
-        outcome = record.outcome
-        placement = record.placement or "none"
-        self._child(self.requests, model, placement, outcome).inc()
+        kind = (record.model or "other", record.placement or "none", record.outcome)
+        series = self._series.get(kind)
+        if series is None:
+            series = self._series[kind] = _Series(self, *kind)
+        series.count()
         if record.ended_s is not None:
-            took_s = record.ended_s - record.received_s
-            self._child(self.duration, model, outcome).observe(took_s)
-        if record.attempts:
-            self._child(self.waited, model).observe(record.waited_s)
+            series.took(record.ended_s - record.received_s)
         if record.first_token_s is not None:
-            temperature = "cold" if record.cold_start else "hot"
-            first_s = record.first_token_s - record.received_s
-            self._child(self.first_token, model, temperature).observe(first_s)
-        for attempt in record.attempts:
-            result = attempt.error or f"{(attempt.status or 0) // 100}xx"
-            self._child(self.attempts, model, result).inc()
-        if record.usage is not None:
-            self._child(self.tokens, model, "input").inc(record.usage.input)
-            self._child(self.tokens, model, "output").inc(record.usage.output)
-            self._child(self.tokens, model, "cached").inc(record.usage.cached)
+            first = series.first_when_cold if record.cold_start else series.first_when_hot
+            first(record.first_token_s - record.received_s)
+        if record.attempts:
+            series.waited(record.waited_s)
+            for attempt in record.attempts:
+                series.attempted(attempt.error or f"{(attempt.status or 0) // 100}xx")
+        usage = record.usage
+        if usage is not None:
+            series.input(usage.input)
+            series.output(usage.output)
+            if usage.cached:
+                series.cached(usage.cached)
 
     def instance_changed(self, model: str, instance: Instance, state: State) -> None:
         """Count a transition; at READY also the time of each stage that led there."""
@@ -137,6 +138,30 @@ class Metrics:
         if child is None:
             child = self._children[key] = metric.labels(*labels)
         return child
+
+
+class _Series:
+    """What is counted for requests of one kind: the children, looked up once."""
+
+    def __init__(self, metrics: Metrics, model: str, placement: str, outcome: str) -> None:
+        tokens = metrics.tokens
+        self.count = metrics.requests.labels(model, placement, outcome).inc
+        self.took = metrics.duration.labels(model, outcome).observe
+        self.waited = metrics.waited.labels(model).observe
+        self.first_when_hot = metrics.first_token.labels(model, "hot").observe
+        self.first_when_cold = metrics.first_token.labels(model, "cold").observe
+        self.input = tokens.labels(model, "input").inc
+        self.output = tokens.labels(model, "output").inc
+        self.cached = tokens.labels(model, "cached").inc
+        self._attempts = metrics.attempts
+        self._model = model
+        self._by_result: dict[str, Callable[[], None]] = {}
+
+    def attempted(self, result: str) -> None:
+        count = self._by_result.get(result)
+        if count is None:
+            count = self._by_result[result] = self._attempts.labels(self._model, result).inc
+        count()
 
 
 class _Maker:

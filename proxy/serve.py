@@ -1,5 +1,6 @@
 """Run one gateway in this process: what the commands `serve` and `demo` share."""
 
+import gc
 import logging
 import os
 import socket
@@ -63,10 +64,21 @@ async def serve_gateway(
         on_started(actual_port)
 
     server.on_started(started)
+    _collect_seldom()
     try:
         await server.serve()
     finally:
         key.withdraw()
+
+
+def _collect_seldom() -> None:
+    """Keep the garbage collector from walking all that lives for ever, 700 objects at a time.
+
+    Requests free what they made by counting references; cycles are for faults only.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def _check_port(host: str, port: int) -> None:

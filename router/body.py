@@ -5,7 +5,6 @@ numbers. Reading costs one pass (msgspec keeps each top-level value as raw bytes
 """
 
 import re
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -32,8 +31,7 @@ class Body(Protocol):
         """The bytes to send to a server that calls the model `model`."""
 
 
-@dataclass(slots=True)
-class JsonBody:
+class JsonBody(msgspec.Struct):
     """A JSON object. `usage_asked` is the caller's `stream_options.include_usage`."""
 
     raw: bytes

@@ -1,6 +1,11 @@
 """Which headers cross the gateway, in both directions."""
 
+from collections.abc import Callable, Mapping
+
 from router.request import Headers, Request
+
+NAMES_REMEMBERED = 500
+_NONE: frozenset[bytes] = frozenset()
 
 _HOP_BY_HOP = frozenset(
     {
@@ -52,14 +57,44 @@ _NOT_RETURNED = _HOP_BY_HOP | {
 _PREFIXES_NOT_RETURNED = (b"x-lamplighter-", b"access-control-")
 
 
+class _Crossing(dict[bytes, bool]):
+    """Whether a header of this name crosses; each name is judged once. Callers choose names."""
+
+    def __init__(self, judge: Callable[[bytes], bool]) -> None:
+        super().__init__()
+        self._judge = judge
+
+    def __missing__(self, name: bytes) -> bool:
+        crosses = self._judge(name)
+        if len(self) < NAMES_REMEMBERED:
+            self[name] = crosses
+        return crosses
+
+
+def _goes_inside(name: bytes) -> bool:
+    return name not in _NOT_SENT_ON and not name.startswith(_PREFIXES_NOT_SENT_ON)
+
+
+def _goes_outside(name: bytes) -> bool:
+    return name in _SENT_OUTSIDE or name.startswith(_PREFIXES_SENT_OUTSIDE)
+
+
+def _comes_back(name: bytes) -> bool:
+    return name not in _NOT_RETURNED and not name.startswith(_PREFIXES_NOT_RETURNED)
+
+
+_INSIDE = _Crossing(_goes_inside)
+_OUTSIDE = _Crossing(_goes_outside)
+_BACK = _Crossing(_comes_back)
+
+
 def sent_on(request: Request, *, key: str | None, outside: bool) -> Headers:
     """The request headers for a model server; `outside` for one that is not our own."""
-    connection = _named_in_connection(request.headers)
-    headers = [
-        (name, value)
-        for name, value in request.headers
-        if _crosses(name, outside) and name not in connection
-    ]
+    crosses = _OUTSIDE if outside else _INSIDE
+    headers = [header for header in request.headers if crosses[header[0]]]
+    named = _named_in_connection(request.fields)
+    if named:
+        headers = [header for header in headers if header[0] not in named]
     headers.append((b"x-request-id", request.id.encode()))
     headers.append((b"accept-encoding", _accepted_encoding(request)))
     if key is not None:
@@ -69,36 +104,24 @@ def sent_on(request: Request, *, key: str | None, outside: bool) -> Headers:
     return headers
 
 
-def _crosses(name: bytes, outside: bool) -> bool:
-    if outside:
-        return name in _SENT_OUTSIDE or name.startswith(_PREFIXES_SENT_OUTSIDE)
-    return name not in _NOT_SENT_ON and not name.startswith(_PREFIXES_NOT_SENT_ON)
-
-
-def _named_in_connection(headers: Headers) -> frozenset[bytes]:
+def _named_in_connection(fields: Mapping[bytes, bytes]) -> frozenset[bytes]:
     """Headers that the Connection header declares to be for this hop only (RFC 9110, 7.6.1)."""
-    for name, value in headers:
-        if name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-            return frozenset(token.strip().lower() for token in value.split(b","))
-    return frozenset()
+    value = fields.get(b"connection")
+    if value is None or value.lower() in (b"keep-alive", b"close"):
+        return _NONE
+    return frozenset(token.strip().lower() for token in value.split(b","))
 
 
 def _accepted_encoding(request: Request) -> bytes:
     """A stream must not sit in a compressor's buffer; gzip is all that the meter reads."""
-    if not request.stream:
-        for name, value in request.headers:
-            if name == b"accept-encoding" and b"gzip" in value.lower():
-                return b"gzip"
+    if not request.stream and b"gzip" in request.fields.get(b"accept-encoding", b"").lower():
+        return b"gzip"
     return b"identity"
 
 
 def returned(headers: Headers) -> Headers:
     """The response headers for the caller, without those that frame the body."""
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in _NOT_RETURNED and not name.startswith(_PREFIXES_NOT_RETURNED)
-    ]
+    return [header for header in headers if _BACK[header[0]]]
 
 
 def ascii_value(text: str) -> bytes:

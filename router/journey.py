@@ -6,6 +6,7 @@ answer that it returns gives the lease back when it is closed.
 
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 
 from backends.endpoint import Endpoint
 from backends.fleet import Fleet, Snapshot
@@ -28,7 +29,7 @@ from router.errors import (
 from router.pins import Pin, Pins
 from router.places import Place, Places
 from router.record import Attempt, Record
-from router.request import Request
+from router.request import Headers, Request
 
 log = logging.getLogger("lamplighter.journey")
 
@@ -99,6 +100,8 @@ class Journey:
         clock: Callable[[], float],
     ) -> None:
         self.settings: Settings = snapshot.config.settings(model)
+        limits = self.settings.timeouts
+        self._timeouts = Timeouts(limits.connect, limits.first_byte, limits.idle)
         self._request = request
         self._record = record
         self._pin = pin
@@ -189,14 +192,13 @@ class Journey:
 
     async def _send(self, endpoint: Endpoint) -> Response:
         request = self._request
-        limits = self.settings.timeouts
         prefix = endpoint.origin.target_prefix
         return await endpoint.origin.open(
             request.method,
             (prefix.removesuffix(b"/v1") if request.at_root else prefix) + request.target,
             headers.sent_on(request, key=endpoint.key, outside=endpoint.outside),
             request.body_for(endpoint.served_as, self.settings.stream_usage),
-            Timeouts(limits.connect, limits.first_byte, limits.idle),
+            self._timeouts,
         )
 
     def _answer(self, place: Place, lease: Lease, response: Response) -> Answer:
@@ -254,18 +256,26 @@ class Journey:
 
     def _dress(self, answer: Answer, place: Place, lease: Lease) -> None:
         record = self._record
+        endpoint = lease.endpoint
         answer.headers = [
             *headers.returned(answer.upstream_headers),
-            (b"x-lamplighter-model", headers.ascii_value(place.model)),
-            (b"x-lamplighter-served-model", headers.ascii_value(lease.endpoint.served_as)),
-            (b"x-lamplighter-placement", place.step.kind.encode()),
-            (b"x-lamplighter-instance", headers.ascii_value(lease.endpoint.id)),
+            *_who_answered(place.model, endpoint.served_as, place.step.kind, endpoint.id),
             (b"x-lamplighter-cold-start", b"true" if record.cold_start else b"false"),
-            (b"x-lamplighter-wait-ms", str(round(record.waited_s * 1000)).encode()),
-            (b"x-lamplighter-attempts", str(len(record.attempts)).encode()),
+            (b"x-lamplighter-wait-ms", b"%d" % round(record.waited_s * 1000)),
+            (b"x-lamplighter-attempts", b"%d" % len(record.attempts)),
         ]
         if answer.status >= 400:
             answer.headers.append((b"x-lamplighter-error-source", b"backend"))
+
+
+@lru_cache(maxsize=10_000)
+def _who_answered(model: str, served_as: str, placement: str, endpoint: str) -> Headers:
+    return [
+        (b"x-lamplighter-model", headers.ascii_value(model)),
+        (b"x-lamplighter-served-model", headers.ascii_value(served_as)),
+        (b"x-lamplighter-placement", placement.encode()),
+        (b"x-lamplighter-instance", headers.ascii_value(endpoint)),
+    ]
 
 
 def translate(error: UpstreamError, lease: Lease) -> GatewayError:

@@ -1,7 +1,8 @@
 """Where one request may go now: the plan, and the lease that the plan's first success gives."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from backends.cold import ColdView
 from backends.endpoint import Endpoint
@@ -20,8 +21,7 @@ from router.errors import GatewayError, ModelStarting, ModelUnavailable, Saturat
 from router.pins import Pin
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """One step of the plan, for the model itself or for one of its fallbacks."""
 
     model: str

@@ -4,16 +4,16 @@ Metrics, and later the trace store and spans, are derived from it off the hot pa
 prompt, no answer and no key.
 """
 
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct
 
 from router.usage import Usage
 
 Outcome = Literal["ok", "client_error", "error", "cancelled"]
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(Struct):
     """One try at one endpoint. Times are seconds of the router's clock."""
 
     endpoint: str
@@ -23,8 +23,7 @@ class Attempt:
     error: str | None = None
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """Times are seconds of the router's monotonic clock; None for what did not happen."""
 
     request_id: str
@@ -35,8 +34,8 @@ class Record:
     stream: bool = False
     placement: str = ""
     endpoint: str = ""
-    reasons: list[str] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
+    reasons: list[str] = []
+    attempts: list[Attempt] = []
     waited_s: float = 0.0
     cold_start: bool = False
     first_byte_s: float | None = None

@@ -1,7 +1,9 @@
 """One request as routing sees it: what was asked, by whom in which dialect, and until when."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Literal
+
+from msgspec import Struct
 
 from router.body import Body, JsonBody
 
@@ -11,8 +13,7 @@ Headers = list[tuple[bytes, bytes]]
 _METERED: frozenset[str] = frozenset({"chat", "completions"})
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct):
     """`target` is the path below the model server's base URL, query included.
 
     `at_root` marks the few paths that model servers have beside `/v1`, such as `/tokenize`.
@@ -25,6 +26,7 @@ class Request:
     target: bytes
     dialect: Dialect
     headers: Headers
+    fields: Mapping[bytes, bytes]  # the same by name; the last one where several came
     body: Body | None
     at_root: bool = False
     response_id: str | None = None
