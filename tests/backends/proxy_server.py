@@ -23,12 +23,17 @@ class FakeProxy:
 
 
 @asynccontextmanager
-async def tunnelling(to_port: int, opened: bytes = OPENED) -> AsyncIterator[FakeProxy]:
-    """Whatever name is asked for, the tunnel leads to a port of this machine."""
+async def tunnelling(
+    to_port: int, opened: bytes = OPENED, *, refusing: str | None = None
+) -> AsyncIterator[FakeProxy]:
+    """Whatever name is asked for, the tunnel leads to a port of this machine; but for one name."""
 
     async def relay(
         proxy: FakeProxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        if refusing is not None and refusing in proxy.targets[-1]:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            return
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", to_port)
         proxy.open_tunnels += 1
         try:
@@ -36,7 +41,7 @@ async def tunnelling(to_port: int, opened: bytes = OPENED) -> AsyncIterator[Fake
                 writer.write(bytes([byte]))
                 await writer.drain()
                 await asyncio.sleep(0)
-            await asyncio.gather(_copied(reader, far_writer), _copied(far_reader, writer))
+            await asyncio.gather(copied(reader, far_writer), copied(far_reader, writer))
         finally:
             proxy.open_tunnels -= 1
             far_writer.close()
@@ -74,7 +79,8 @@ async def _proxying(relay) -> AsyncIterator[FakeProxy]:
         server.close()
 
 
-async def _copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def copied(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One direction of a tunnel."""
     with suppress(ConnectionError):
         while data := await reader.read(65536):
             writer.write(data)
