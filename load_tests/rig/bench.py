@@ -11,7 +11,7 @@ from pathlib import Path
 
 from load_tests.rig.gateways import ROOT, Target
 from load_tests.rig.judge import Shares
-from load_tests.rig.machine import core_times_s, two_cores
+from load_tests.rig.machine import core_time_s, two_cores
 from load_tests.rig.processes import Started, free_port, started, wait_until_answering
 
 
@@ -30,18 +30,26 @@ class Meter:
         self._target = target
         self._before = self._now()
 
-    def _now(self) -> tuple[float, float, float, float]:
-        worked_s, stolen_s = core_times_s(self._bench.gateway_core)
-        upstream_s = self._bench.upstream.cpu_s()
-        return time.monotonic(), self._target.cpu_s(), upstream_s, worked_s + stolen_s
+    def _now(self) -> tuple[float, ...]:
+        return (
+            time.monotonic(),
+            self._target.cpu_s(),
+            self._bench.upstream.cpu_s(),
+            core_time_s(self._bench.gateway_core),
+            core_time_s(self._bench.rig_core),
+            time.process_time(),
+        )
 
     def read(self, driver_cpu_s: float) -> Used:
-        now = self._now()
-        wall_s, gateway_s, upstream_s, core_s = (
-            after - before for after, before in zip(now, self._before, strict=True)
+        differences = zip(self._now(), self._before, strict=True)
+        wall_s, gateway_s, upstream_s, core_s, rig_core_s, own_s = (a - b for a, b in differences)
+        rig_s = upstream_s + driver_cpu_s
+        shares = Shares(
+            gateway=gateway_s / wall_s,
+            rig=rig_s / wall_s,
+            others=max(0.0, core_s - gateway_s) / wall_s if self._target.running else 0.0,
+            rig_others=max(0.0, rig_core_s - rig_s - own_s) / wall_s,
         )
-        others_s = max(0.0, core_s - gateway_s)
-        shares = Shares(gateway_s / wall_s, (upstream_s + driver_cpu_s) / wall_s, others_s / wall_s)
         return Used(gateway_s, wall_s, shares)
 
 

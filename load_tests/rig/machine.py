@@ -51,12 +51,12 @@ def described() -> str:
     )
 
 
-def core_times_s(core: int) -> tuple[float, float]:
-    """Seconds in which the core worked for anybody, and in which the host gave it to others."""
+def core_time_s(core: int) -> float:
+    """Seconds in which the core worked for anybody, or the host gave it to other machines."""
     for line in Path("/proc/stat").read_text().splitlines():
         name, *fields = line.split()
         if name == f"cpu{core}":
             user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
-            tick = os.sysconf("SC_CLK_TCK")
-            return (user + nice + system + irq + softirq) / tick, steal / tick
+            ticks = user + nice + system + irq + softirq + steal
+            return ticks / os.sysconf("SC_CLK_TCK")
     raise RuntimeError(f"/proc/stat has no cpu{core}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,10 @@ from load_tests.rig.environment import Environment
 from load_tests.rig.gateways import Target, gateway
 from load_tests.rig.judge import Sample
 from load_tests.rig.measurements import MEASUREMENTS, Measurement
+
+SETTLES_WITHIN_S = 60.0
+LOOKS_EVERY_S = 0.3
+IDLE = 0.1  # share of a core
 
 
 @dataclass(frozen=True)
@@ -56,13 +61,26 @@ def _round(
         direct = {sample.row: sample.value for sample in samples}
         yield from (_told(name, sample) for sample in samples)
     for target in targets:
+        _settle(targets)
         for sample in measurement.once(bench, target, direct):
             yield _told(name, sample)
 
 
+def _settle(targets: Sequence[Target]) -> None:
+    """Waits until no gateway still works on what its callers have left."""
+    deadline_s = time.monotonic() + SETTLES_WITHIN_S
+    while time.monotonic() < deadline_s:
+        before_s = [target.cpu_s() for target in targets]
+        time.sleep(LOOKS_EVERY_S)
+        used_s = max(t.cpu_s() - b for t, b in zip(targets, before_s, strict=True))
+        if used_s <= IDLE * LOOKS_EVERY_S:
+            return
+
+
 def _told(name: str, sample: Sample) -> Sample:
     value = f"{sample.value:.3f}" + (f" ({sample.refused})" if sample.refused else "")
-    print(f"{name:10} {sample.peer:24} {sample.row:16} {value}", file=sys.stderr, flush=True)
+    text = f"{name:9} {sample.peer:15} {sample.row:14} {value:24} {sample.note}"
+    print(text.rstrip(), file=sys.stderr, flush=True)
     return sample
 
 

@@ -17,7 +17,7 @@ from load_tests.rig.calls import post, stream_body
 from load_tests.rig.upstream import TOKEN
 
 MARK = TOKEN.encode()
-OPENING_S = 20.0  # the longest wait for all streams to run
+OPENING_S = 40.0  # the longest wait for all streams to run
 AT_A_TIME = 50
 LOOKS_EVERY_S = 0.02
 

@@ -54,7 +54,8 @@ STREAM_HEAD = (
     b"transfer-encoding: chunked\r\n\r\n"
 )
 DELTA = '{"index":0,"delta":{"role":"assistant","content":"%s"},"logprobs":null,"finish_reason":%s}'
-CHUNK = event(DELTA % (f" lamp{TOKEN}", "null"))
+# Of different words: LiteLLM ends a stream in which one chunk comes a hundred times.
+CHUNKS = [event(DELTA % (f" {word}{TOKEN}", "null")) for word in WORDS.split()[:16]]
 LAST = event(DELTA % ("", '"stop"'))
 USED = event("", f",{USAGE}")
 DONE = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
@@ -146,7 +147,7 @@ class Connection(asyncio.Protocol):
     def write_next(self) -> None:
         if self._left:
             self._left -= 1
-            self._transport.write(CHUNK)
+            self._transport.write(CHUNKS[self._left & 15])
         else:
             self._leave()
             self._transport.write(LAST + self._usage + DONE)
