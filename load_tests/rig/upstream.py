@@ -70,7 +70,10 @@ class Wheel:
         self._loop = asyncio.get_running_loop()
         self._turned = 0
         self._begun = self._loop.time()
-        self._loop.call_later(SLOT_S, self._turn)
+        self._timer = self._loop.call_later(SLOT_S, self._turn)
+
+    def stop(self) -> None:
+        self._timer.cancel()
 
     def add(self, connection: "Connection") -> set["Connection"]:
         slot = self._slots[next(self._next_slot)]
@@ -83,7 +86,7 @@ class Wheel:
             for connection in tuple(self._slots[turn % len(self._slots)]):
                 connection.write_next()
         self._turned = max(due, self._turned)
-        self._loop.call_later(SLOT_S, self._turn)
+        self._timer = self._loop.call_later(SLOT_S, self._turn)
 
 
 class Connection(asyncio.Protocol):
