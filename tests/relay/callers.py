@@ -47,12 +47,14 @@ class Answer:
 
 class Caller:
     def __init__(
-        self, gateway: GatewayProcess, timeout_s: float = 20.0, *, receive_buffer: int = 0
+        self, gateway: GatewayProcess, timeout_s: float = 20.0, *, narrow: bool = False
     ) -> None:
+        """`narrow`: a line on which little is under way, so that the system buffers little."""
         self._buffer = b""
         self.socket = socket.socket()
-        if receive_buffer:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if narrow:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(timeout_s)
         self.socket.connect(("127.0.0.1", gateway.port))

@@ -9,7 +9,7 @@ Serve = Callable[[socket.socket], None]
 
 
 @contextmanager
-def raw_server(serve: Serve) -> Iterator[str]:
+def raw_server(serve: Serve, send_buffer: int = 0) -> Iterator[str]:
     """Runs `serve` for each connection, in a thread; gives the base URL."""
     threads: list[threading.Thread] = []
     connections: list[socket.socket] = []
@@ -27,7 +27,9 @@ def raw_server(serve: Serve) -> Iterator[str]:
                 threads.append(threading.Thread(target=one, args=(connection,)))
                 threads[-1].start()
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
+        if send_buffer:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         accepting = threading.Thread(target=accept)
         accepting.start()
         try:

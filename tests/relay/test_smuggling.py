@@ -534,15 +534,17 @@ def test_body_is_asked_for_once(gateway: GatewayProcess, fakes: FakeServers) -> 
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/v1/chat/completions", 413), ("/v1/nowhere/", 404), ("/v1/models", 405)]
+    ("path", "statuses"),
+    [("/v1/chat/completions", [413]), ("/v1/nowhere/", [404]), ("/v1/models", [405, 413])],
 )
 def test_body_that_will_be_refused_is_not_asked_for(
-    strict: GatewayProcess, fakes: FakeServers, path: str, status: int
+    strict: GatewayProcess, fakes: FakeServers, path: str, statuses: list[int]
 ) -> None:
     headers = ("expect: 100-continue", "content-length: 99999999")
     with Caller(strict) as caller:
         got = caller.send(request(b"", *headers, path=path, framed=False)).answer()
-        assert (got.status, got.interim) == (status, ())
+        assert got.status in statuses
+        assert got.interim == ()
         caller.try_send(HIDDEN)  # it would be part of that body
     served_after(strict, fakes)
 
