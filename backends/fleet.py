@@ -40,6 +40,10 @@ class ModelBackends:
     cold: ColdModel | None = None
     api: Pool | None = None
 
+    def pool(self, kind: Kind) -> Pool | None:
+        """The always-on pool or the outside API; None for what is started on demand."""
+        return self.hot if kind == "hot" else self.api if kind == "api" else None
+
     @property
     def pools(self) -> list[Pool]:
         return [pool for pool in (self.hot, self.api) if pool is not None]

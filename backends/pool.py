@@ -110,7 +110,8 @@ class Pool:
         return best
 
     def _released(self, _: Lease) -> None:
-        self._serve_waiters()
+        if len(self._queue):
+            self._serve_waiters()
 
     def _nothing_healthy(self) -> NoEndpoint:
         return NoEndpoint("no endpoint of its pool is healthy", self.next_probe_s())

@@ -30,7 +30,7 @@ def request_head(
     if not _accepted_names.issuperset(names):
         _accept(names)
     lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (_method(method), target, host)]
-    lines += [b"%b: %b" % header for header in headers]
+    lines += map(b": ".join, headers)
     if body_length or method in _ALWAYS_WITH_LENGTH:
         lines.append(b"content-length: %d" % body_length)
     lines.append(b"\r\n")

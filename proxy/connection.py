@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.transport = cast(asyncio.Transport, None)
         self.paused = False  # the caller does not read what was written
+        self.max_body = 0  # bytes that the arriving request may have
         self.config = config
         self.server_state = server_state
         self.app_state = app_state
@@ -93,10 +94,6 @@ class Connection(asyncio.Protocol):
         self._arriving: Call | None = None  # the call whose body is not whole
         self._current: Call | None = None
         self._waiting: deque[tuple[Call, bytes, GatewayError | None]] = deque()
-
-    @property
-    def max_body(self) -> int:
-        return self._gateway.config.server.max_body
 
     # --- asyncio.Protocol ------------------------------------------------------------------------
 
@@ -189,8 +186,12 @@ class Connection(asyncio.Protocol):
             self._refuse(error)
             return
         call = self._call(head)
+        self.max_body = self._gateway.config.server.max_body
         try:
             call.admit()
+            announced = head.fields.get(b"content-length", b"0")
+            if int(announced) > self.max_body:
+                raise TooLarge.than(self.max_body)
         except GatewayError as refusal:
             self._hand_over(call, b"", refusal)
             return

@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from proxy.head import Head
-from proxy.inbound import check_length, request_id
+from proxy.inbound import request_id
 from proxy.responder import Responder
 from router.errors import GatewayError
 
@@ -37,7 +37,7 @@ class ControlCall:
         self._cycle: RequestResponseCycle | None = None
 
     def admit(self) -> None:
-        check_length(self._head, self._connection.max_body)
+        """Nothing is refused by its head."""
 
     def start(self, body: bytes, refusal: GatewayError | None) -> None:
         connection = self._connection

@@ -25,6 +25,18 @@ log = logging.getLogger("lamplighter.exchange")
 class Exchange:
     """Started once, when the body is whole; then a task of its own ends it, come what may."""
 
+    __slots__ = (
+        "_answer",
+        "_caller_left",
+        "_connection",
+        "_gateway",
+        "_head",
+        "_record",
+        "_responder",
+        "_route",
+        "_task",
+    )
+
     def __init__(self, gateway: Gateway, head: Head, connection: "Connection") -> None:
         id = inbound.request_id(head)
         self._gateway = gateway
@@ -44,7 +56,6 @@ class Exchange:
         self._responder.dialect = self._record.dialect = found.dialect
         if self._gateway.draining:
             raise ShuttingDown("the gateway is stopping and takes no new requests")
-        inbound.check_length(head, self._gateway.config.server.max_body)
 
     def start(self, body: bytes, refusal: GatewayError | None) -> None:
         self._task = self._connection.loop.create_task(self._run(body, refusal))
@@ -110,9 +121,8 @@ class Exchange:
     async def _serve(self, body: bytes) -> None:
         gateway, record, responder = self._gateway, self._record, self._responder
         assert self._route is not None
-        max_body = gateway.config.server.max_body
         request = await inbound.read_request(
-            self._head, self._route, body, record.request_id, max_body
+            self._head, self._route, body, record.request_id, self._connection.max_body
         )
         record.stream = request.stream
         record.bytes_in = request.size
@@ -148,10 +158,10 @@ class Exchange:
                 raise late_error(answer)
             self._answer = answer
             if answer.whole and not responder.begun:
-                responder.whole(answer.status, answer.headers, answer.ahead)
+                responder.whole(answer.status, answer.headers, answer.ahead, answer.about)
                 return
             if not responder.begun:
-                responder.begin(answer.status, answer.headers, answer.length)
+                responder.begin(answer.status, answer.headers, answer.length, answer.about)
             responder.write(answer.ahead)
             if not answer.complete:
                 if self._connection.paused:

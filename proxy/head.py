@@ -17,6 +17,18 @@ class Head:
     BadRequest for a target that cannot be read.
     """
 
+    __slots__ = (
+        "fields",
+        "headers",
+        "keep_alive",
+        "method",
+        "path",
+        "query",
+        "raw_path",
+        "url",
+        "version",
+    )
+
     def __init__(
         self, method: str, url: bytes, headers: Headers, version: str, keep_alive: bool
     ) -> None:

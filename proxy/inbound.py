@@ -105,13 +105,6 @@ def request_id(head: Head) -> str:
     return f"req_{random.getrandbits(128):032x}"
 
 
-def check_length(head: Head, max_body: int) -> None:
-    """Raises TooLarge for a body that announces itself as such."""
-    announced = head.fields.get(b"content-length", b"")
-    if announced.isdigit() and int(announced) > max_body:
-        raise TooLarge.than(max_body)
-
-
 async def read_request(head: Head, found: Route, raw: bytes, id: str, max_body: int) -> Request:
     """Understand the whole request. Raises GatewayError."""
     fields = head.fields

@@ -5,7 +5,8 @@ fixed lists. Children are cached, because looking one up costs twice what observ
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from prometheus_client import (
@@ -20,6 +21,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from backends.fleet import Fleet
 from backends.instance import STARTING, Instance, State
+from proxy.tables import Counters, Histograms
 from router.record import Record
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -27,6 +29,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 # Durations double from 10 ms as OpenTelemetry's do, and go on to the length of cold starts.
 SECONDS = tuple(0.01 * 2**doubling for doubling in range(17))  # to 655.36
 FIRST_TOKEN_SECONDS = (0.001, 0.005, *SECONDS)
+
+_CLASSES = [f"{hundreds}xx" for hundreds in range(10)]
 
 Child = TypeVar("Child")
 
@@ -37,33 +41,30 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         new = _Maker(self.registry)
-        self.requests = new(Counter, "requests", "Requests", ["model", "placement", "outcome"])
-        self.duration = new(
-            Histogram,
+        self.requests = new.counters("requests", "Requests", ["model", "placement", "outcome"])
+        self.duration = new.histograms(
             "request_duration_seconds",
             "From the request's head to the last byte of its answer",
             ["model", "outcome"],
-            buckets=SECONDS,
+            SECONDS,
         )
-        self.first_token = new(
-            Histogram,
+        self.first_token = new.histograms(
             "time_to_first_token_seconds",
             "From the request's head to the first token of a stream",
             ["model", "temperature"],
-            buckets=FIRST_TOKEN_SECONDS,
+            FIRST_TOKEN_SECONDS,
         )
-        self.waited = new(
-            Histogram,
+        self.waited = new.histograms(
             "queue_seconds",
             "Time that requests waited for an endpoint, cold starts included",
             ["model"],
-            buckets=SECONDS,
+            SECONDS,
         )
-        self.attempts = new(
-            Counter, "upstream_attempts", "Attempts at model servers", ["model", "result"]
+        self.attempts = new.counters(
+            "upstream_attempts", "Attempts at model servers", ["model", "result"]
         )
-        self.tokens = new(
-            Counter, "tokens", "Tokens as the model servers counted them", ["model", "type"]
+        self.tokens = new.counters(
+            "tokens", "Tokens as the model servers counted them", ["model", "type"]
         )
         self.transitions = new(
             Counter, "instance_transitions", "Instances that entered a state", ["model", "to"]
@@ -98,22 +99,7 @@ class Metrics:
         series = self._series.get(kind)
         if series is None:
             series = self._series[kind] = _Series(self, *kind)
-        series.count()
-        if record.ended_s is not None:
-            series.took(record.ended_s - record.received_s)
-        if record.first_token_s is not None:
-            first = series.first_when_cold if record.cold_start else series.first_when_hot
-            first(record.first_token_s - record.received_s)
-        if record.attempts:
-            series.waited(record.waited_s)
-            for attempt in record.attempts:
-                series.attempted(attempt.error or f"{(attempt.status or 0) // 100}xx")
-        usage = record.usage
-        if usage is not None:
-            series.input(usage.input)
-            series.output(usage.output)
-            if usage.cached:
-                series.cached(usage.cached)
+        series.count(record)
 
     def instance_changed(self, model: str, instance: Instance, state: State) -> None:
         """Count a transition; at READY also the time of each stage that led there."""
@@ -141,27 +127,37 @@ class Metrics:
 
 
 class _Series:
-    """What is counted for requests of one kind: the children, looked up once."""
+    """What is counted for requests of one kind, looked up once."""
 
     def __init__(self, metrics: Metrics, model: str, placement: str, outcome: str) -> None:
-        tokens = metrics.tokens
-        self.count = metrics.requests.labels(model, placement, outcome).inc
-        self.took = metrics.duration.labels(model, outcome).observe
-        self.waited = metrics.waited.labels(model).observe
-        self.first_when_hot = metrics.first_token.labels(model, "hot").observe
-        self.first_when_cold = metrics.first_token.labels(model, "cold").observe
-        self.input = tokens.labels(model, "input").inc
-        self.output = tokens.labels(model, "output").inc
-        self.cached = tokens.labels(model, "cached").inc
-        self._attempts = metrics.attempts
-        self._model = model
-        self._by_result: dict[str, Callable[[], None]] = {}
+        self._requests = metrics.requests.at(model, placement, outcome)
+        self._took = metrics.duration.at(model, outcome)
+        self._waited = metrics.waited.at(model)
+        self._first = {
+            False: metrics.first_token.at(model, "hot"),
+            True: metrics.first_token.at(model, "cold"),
+        }
+        self._input = metrics.tokens.at(model, "input")
+        self._output = metrics.tokens.at(model, "output")
+        self._cached = metrics.tokens.at(model, "cached")
+        self._attempts = partial(metrics.attempts.at, model)
 
-    def attempted(self, result: str) -> None:
-        count = self._by_result.get(result)
-        if count is None:
-            count = self._by_result[result] = self._attempts.labels(self._model, result).inc
-        count()
+    def count(self, record: Record) -> None:
+        self._requests.value += 1
+        if record.ended_s is not None:
+            self._took.observe(record.ended_s - record.received_s)
+        if record.first_token_s is not None:
+            self._first[record.cold_start].observe(record.first_token_s - record.received_s)
+        if record.attempts:
+            self._waited.observe(record.waited_s)
+            for attempt in record.attempts:
+                result = attempt.error or _CLASSES[(attempt.status or 0) // 100]
+                self._attempts(result).value += 1
+        usage = record.usage
+        if usage is not None:
+            self._input.value += usage.input
+            self._output.value += usage.output
+            self._cached.value += usage.cached
 
 
 class _Maker:
@@ -174,6 +170,18 @@ class _Maker:
         self, kind: Callable[..., Child], name: str, text: str, labels: list[str], **more: Any
     ) -> Child:
         return kind(f"lamplighter_{name}", text, labels, registry=self._registry, **more)
+
+    def counters(self, name: str, text: str, labels: list[str]) -> Counters:
+        made = Counters(f"lamplighter_{name}", text, labels)
+        self._registry.register(made)
+        return made
+
+    def histograms(
+        self, name: str, text: str, labels: list[str], bounds: Sequence[float]
+    ) -> Histograms:
+        made = Histograms(f"lamplighter_{name}", text, labels, bounds)
+        self._registry.register(made)
+        return made
 
 
 class _FleetGauges:

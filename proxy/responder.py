@@ -25,6 +25,22 @@ _BODILESS = frozenset({204, 304})
 class Responder:
     """Writes one response. `begun`: its head is out; `ended`: so is its last byte."""
 
+    __slots__ = (
+        "_chunked",
+        "_close_framed",
+        "_connection",
+        "_head",
+        "_id",
+        "_request_id",
+        "_stream",
+        "_timer",
+        "about",
+        "begun",
+        "bytes_out",
+        "dialect",
+        "ended",
+    )
+
     def __init__(self, connection: "Connection", head: Head, request_id: str) -> None:
         self.dialect: Dialect = "other"
         self.about: Headers = []  # for what the gateway says itself, once it knows of what
@@ -33,7 +49,7 @@ class Responder:
         self.bytes_out = 0
         self._connection = connection
         self._head = head
-        self._id = (b"x-request-id", request_id.encode())
+        self._id = request_id.encode()
         self._request_id = request_id
         self._stream = False
         self._chunked = False
@@ -45,23 +61,26 @@ class Responder:
         """Whether another answer may follow on the connection."""
         return self.ended and not self._close_framed and self._head.keep_alive
 
-    def begin(self, status: int, headers: Headers, length: int | None) -> None:
-        """Write the head. Without a `length` the body is chunked, or ends with the connection."""
+    def begin(self, status: int, headers: Headers, length: int | None, about: bytes = b"") -> None:
+        """Write the head; `about` holds more lines of it.
+
+        Without a `length` the body is chunked, or ends with the connection.
+        """
         self._stream = any(n == b"content-type" and b"event-stream" in v for n, v in headers)
         self._chunked = length is None and self._head.chunks_understood
         self._close_framed = length is None and not self._chunked
-        self._connection.transport.write(self._head_bytes(status, headers, length))
+        self._connection.transport.write(self._head_bytes(status, headers, length, about))
 
-    def _head_bytes(self, status: int, headers: Headers, length: int | None) -> bytes:
+    def _head_bytes(self, status: int, headers: Headers, length: int | None, about: bytes) -> bytes:
         self.begun = True
-        more = [*self._connection.server_state.default_headers, self._id]
+        more = b"%bdate: %b\r\nx-request-id: %b\r\n" % (about, wire.date(), self._id)
         if self._chunked:
-            more.append((b"transfer-encoding", b"chunked"))
+            more += b"transfer-encoding: chunked\r\n"
         if self._close_framed or not self._head.keep_alive:
-            more.append((b"connection", b"close"))
+            more += b"connection: close\r\n"
         elif not self._head.chunks_understood:
-            more.append((b"connection", b"keep-alive"))
-        return wire.response_head(status, headers + more, length)
+            more += b"connection: keep-alive\r\n"
+        return wire.response_head(status, headers, length, more)
 
     def write(self, chunk: bytes) -> None:
         """Never waits: `Connection.paused` tells when the caller does not keep up."""
@@ -77,7 +96,7 @@ class Responder:
             transport.write(b"0\r\n\r\n")
         self.ended = True
 
-    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+    def whole(self, status: int, headers: Headers, body: bytes, about: bytes = b"") -> None:
         """Head and body at once."""
         self.ended = True
         self.bytes_out = len(body)
@@ -85,7 +104,7 @@ class Responder:
         if transport.is_closing():
             return
         length = None if status in _BODILESS else len(body)
-        head = self._head_bytes(status, headers, length)
+        head = self._head_bytes(status, headers, length, about)
         transport.write(head if self._head.method == "HEAD" else head + body)
 
     def fail(self, error: GatewayError, *, resumable: bool) -> None:

@@ -3,6 +3,8 @@
 One place renders errors, in the dialect of the path and before or after the first byte.
 """
 
+import time
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
@@ -19,21 +21,34 @@ EVENT_STREAM: Headers = [
 ]
 
 
+_now: tuple[int, bytes] = (0, b"")
+
+
+def date() -> bytes:
+    """The value of a Date header, made once a second."""
+    global _now
+    second = int(time.time())
+    if second != _now[0]:
+        _now = (second, formatdate(second, usegmt=True).encode())
+    return _now[1]
+
+
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
 
-def response_head(status: int, headers: Headers, length: int | None) -> bytes:
-    """The bytes before a body; `length` writes its Content-Length.
+def response_head(status: int, headers: Headers, length: int | None, more: bytes = b"") -> bytes:
+    """The bytes before a body; `length` writes its Content-Length, `more` are whole lines.
 
     ValueError for a header that would end the head, or begin another header.
     """
     lines = [b"%b: %b\r\n" % header for header in headers]
-    if length is not None:
-        lines.append(b"content-length: %d\r\n" % length)
     text = b"".join(lines)
     if text.count(b"\n") != len(lines) or text.count(b"\r") != len(lines) or b"\0" in text:
         raise ValueError("a header holds a line break or a NUL")
-    return b"%b%b\r\n" % (_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, text)
+    if length is not None:
+        more = b"%bcontent-length: %d\r\n" % (more, length)
+    first = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return b"%b%b%b\r\n" % (first, text, more)
 
 
 def encode(value: Any) -> bytes:

@@ -38,13 +38,27 @@ class Answer:
     gives the rest.
     """
 
-    resumable = False  # whether an error frame may follow what was passed on so far
+    __slots__ = (
+        "_clock",
+        "_lease",
+        "_pin",
+        "_pins",
+        "_record",
+        "_response",
+        "about",
+        "ahead",
+        "complete",
+        "headers",
+        "status",
+        "upstream_headers",
+    )
 
     def __init__(
         self, response: Response, lease: Lease, record: Record, clock: Callable[[], float]
     ) -> None:
         self.status = response.status
         self.headers: Headers = []  # for the caller, once the answer is accepted
+        self.about = b""  # header lines of the gateway's own
         self.upstream_headers = response.headers
         self.ahead = b""
         self.complete = False
@@ -55,6 +69,11 @@ class Answer:
         self._pins: Pins | None = None
         self._pin: Pin | None = None
         record.status = response.status
+
+    @property
+    def resumable(self) -> bool:
+        """Whether an error frame may follow what was passed on so far."""
+        return False
 
     @property
     def whole(self) -> bool:
@@ -142,6 +161,8 @@ class PlainAnswer(Answer):
     Speech and pictures are passed on from their first bytes.
     """
 
+    __slots__ = ("_rest", "_size", "_text")
+
     def __init__(
         self,
         response: Response,
@@ -203,6 +224,8 @@ class PlainAnswer(Answer):
 class StreamAnswer(Answer):
     """Server-sent events, passed on as they come, whole events at a time."""
 
+    __slots__ = ("_last", "_meter", "_splitter", "error_status")
+
     def __init__(
         self,
         response: Response,
@@ -219,7 +242,7 @@ class StreamAnswer(Answer):
         self._last = b""
 
     @property
-    def resumable(self) -> bool:  # type: ignore[override]
+    def resumable(self) -> bool:
         return not self._splitter.torn
 
     @property

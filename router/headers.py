@@ -1,6 +1,7 @@
 """Which headers cross the gateway, in both directions."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from router.request import Headers, Request
 
@@ -122,6 +123,23 @@ def _accepted_encoding(request: Request) -> bytes:
 def returned(headers: Headers) -> Headers:
     """The response headers for the caller, without those that frame the body."""
     return [header for header in headers if _BACK[header[0]]]
+
+
+@lru_cache(maxsize=10_000)
+def who_answered(model: str, served_as: str, placement: str, endpoint: str) -> bytes:
+    """Header lines about the answerer, written once for all its answers."""
+    return (
+        b"x-lamplighter-model: %b\r\nx-lamplighter-served-model: %b\r\n"
+        b"x-lamplighter-placement: %b\r\nx-lamplighter-instance: %b\r\n"
+    ) % (ascii_value(model), ascii_value(served_as), placement.encode(), ascii_value(endpoint))
+
+
+def how_answered(cold_start: bool, wait_ms: int, attempts: int) -> bytes:
+    """Header lines about the way to one answer."""
+    return (
+        b"x-lamplighter-cold-start: %b\r\nx-lamplighter-wait-ms: %d\r\n"
+        b"x-lamplighter-attempts: %d\r\n"
+    ) % (b"true" if cold_start else b"false", wait_ms, attempts)
 
 
 def ascii_value(text: str) -> bytes:

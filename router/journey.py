@@ -6,7 +6,6 @@ answer that it returns gives the lease back when it is closed.
 
 import logging
 from collections.abc import Callable
-from functools import lru_cache
 
 from backends.endpoint import Endpoint
 from backends.fleet import Fleet, Snapshot
@@ -29,7 +28,7 @@ from router.errors import (
 from router.pins import Pin, Pins
 from router.places import Place, Places
 from router.record import Attempt, Record
-from router.request import Headers, Request
+from router.request import Request
 
 log = logging.getLogger("lamplighter.journey")
 
@@ -89,6 +88,20 @@ def unknown_model(snapshot: Snapshot, asked: str) -> UnknownModel:
 class Journey:
     """One request on its way; `run` is called once."""
 
+    __slots__ = (
+        "_attempts_left",
+        "_clock",
+        "_deadline_s",
+        "_failure",
+        "_pin",
+        "_pins",
+        "_places",
+        "_record",
+        "_request",
+        "_timeouts",
+        "settings",
+    )
+
     def __init__(
         self,
         snapshot: Snapshot,
@@ -120,7 +133,8 @@ class Journey:
     async def run(self) -> Answer:
         """The beginning of the answer; whoever takes it closes it. Raises GatewayError."""
         while True:
-            place, lease = await self._lease()
+            found = self._places.lease_now() if self._pin is None else None
+            place, lease = found or await self._lease()
             self._note(place, lease)
             try:
                 answer = await self._attempt(place, lease)
@@ -202,7 +216,7 @@ class Journey:
         )
 
     def _answer(self, place: Place, lease: Lease, response: Response) -> Answer:
-        media = next((v for n, v in response.headers if n == b"content-type"), b"")
+        media = dict(response.headers).get(b"content-type", b"")
         answer: Answer
         if media.startswith(b"text/event-stream"):
             drop = self._request.drops_usage(self.settings.stream_usage)
@@ -215,11 +229,7 @@ class Journey:
 
     async def _accept(self, answer: Answer, lease: Lease) -> bool:
         """Whether this answer goes to the caller; False to ask elsewhere. Raises ResponseLost."""
-        status = answer.status
-        if counts_against_health(status):
-            lease.failed(self._clock())
-            self._failure = UpstreamFailed(f"{lease.endpoint.id} answered {status}")
-        if status >= 400 and judge_status(status, self._elsewhere_now(lease)) == "elsewhere":
+        if answer.status >= 400 and self._refused(answer.status, lease):
             return False
         try:
             await answer.begin()
@@ -231,9 +241,16 @@ class Journey:
             raise
         if isinstance(answer, StreamAnswer) and answer.error_status:
             return not self._fails_over(answer.error_status, lease)
-        if not counts_against_health(status):
+        if not counts_against_health(answer.status):
             lease.answered()
         return True
+
+    def _refused(self, status: int, lease: Lease) -> bool:
+        """Whether an answer with this status is asked for elsewhere instead."""
+        if counts_against_health(status):
+            lease.failed(self._clock())
+            self._failure = UpstreamFailed(f"{lease.endpoint.id} answered {status}")
+        return judge_status(status, self._elsewhere_now(lease)) == "elsewhere"
 
     def _fails_over(self, error_status: int, lease: Lease) -> bool:
         """Whether a stream that begins with an error is answered elsewhere instead."""
@@ -257,25 +274,14 @@ class Journey:
     def _dress(self, answer: Answer, place: Place, lease: Lease) -> None:
         record = self._record
         endpoint = lease.endpoint
-        answer.headers = [
-            *headers.returned(answer.upstream_headers),
-            *_who_answered(place.model, endpoint.served_as, place.step.kind, endpoint.id),
-            (b"x-lamplighter-cold-start", b"true" if record.cold_start else b"false"),
-            (b"x-lamplighter-wait-ms", b"%d" % round(record.waited_s * 1000)),
-            (b"x-lamplighter-attempts", b"%d" % len(record.attempts)),
-        ]
+        answer.headers = headers.returned(answer.upstream_headers)
+        answer.about = headers.who_answered(
+            place.model, endpoint.served_as, place.step.kind, endpoint.id
+        ) + headers.how_answered(
+            record.cold_start, round(record.waited_s * 1000), len(record.attempts)
+        )
         if answer.status >= 400:
             answer.headers.append((b"x-lamplighter-error-source", b"backend"))
-
-
-@lru_cache(maxsize=10_000)
-def _who_answered(model: str, served_as: str, placement: str, endpoint: str) -> Headers:
-    return [
-        (b"x-lamplighter-model", headers.ascii_value(model)),
-        (b"x-lamplighter-served-model", headers.ascii_value(served_as)),
-        (b"x-lamplighter-placement", placement.encode()),
-        (b"x-lamplighter-instance", headers.ascii_value(endpoint)),
-    ]
 
 
 def translate(error: UpstreamError, lease: Lease) -> GatewayError:

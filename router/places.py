@@ -32,6 +32,8 @@ class Place(Struct, frozen=True):
 class Places:
     """The places for one request. `tried` holds endpoints that failed it already."""
 
+    __slots__ = ("_clock", "_model", "_snapshot", "tried")
+
     def __init__(self, snapshot: Snapshot, model: str, clock: Callable[[], float]) -> None:
         self.tried: set[Endpoint] = set()
         self._snapshot = snapshot
@@ -66,6 +68,16 @@ class Places:
             ):
                 return True
         return False
+
+    def lease_now(self) -> tuple[Place, Lease] | None:
+        """A lease that needs no waiting, if the plan begins with such; the usual case."""
+        backends = self._snapshot.backends[self._model]
+        steps = choose(*_states(backends, self.tried))
+        if not steps or steps[0].wait:
+            return None
+        pool = backends.pool(steps[0].kind)
+        lease = pool.try_lease(self.tried) if pool is not None else None
+        return (Place(self._model, steps[0], backends), lease) if lease is not None else None
 
     async def lease(self, size: int, deadline_s: float) -> tuple[Place, Lease]:
         """The first lease that the plan gives. Raises the GatewayError that says why none did."""
@@ -102,7 +114,7 @@ class Places:
         if step.kind == "cold":
             assert backends.cold is not None
             return await backends.cold.lease(size, timeout_s, frozenset(self.tried))
-        pool = backends.hot if step.kind == "hot" else backends.api
+        pool = backends.pool(step.kind)
         assert pool is not None
         if step.wait:
             return await pool.lease(size, timeout_s, frozenset(self.tried))

@@ -52,15 +52,17 @@ class Usage(msgspec.Struct):
         if counted is not None:  # Messages counts cached tokens beside the input, others within
             counted += tokens.cache_read_input_tokens or 0
             counted += tokens.cache_creation_input_tokens or 0
-        self.input = _first(tokens.prompt_tokens, counted, self.input)
-        self.output = _first(tokens.completion_tokens, tokens.output_tokens, self.output)
+        self.input = _either(tokens.prompt_tokens, counted, self.input)
+        self.output = _either(tokens.completion_tokens, tokens.output_tokens, self.output)
         details = tokens.prompt_tokens_details or tokens.input_tokens_details
         cached = details.cached_tokens if details else None
-        self.cached = _first(cached, tokens.cache_read_input_tokens, self.cached)
+        self.cached = _either(cached, tokens.cache_read_input_tokens, self.cached)
 
 
-def _first(*values: int | None) -> int:
-    return next((v for v in values if v is not None), 0)
+def _either(one: int | None, other: int | None, known: int) -> int:
+    if one is not None:
+        return one
+    return other if other is not None else known
 
 
 def from_body(body: bytes, gzipped: bool) -> Usage | None:

@@ -8,7 +8,7 @@ from openai import OpenAI
 from tests.conftest import StartGateway
 from tests.fakes.threaded import FakeServers
 from tests.fakes.wire import DONE, answer, chunk, error, events
-from tests.gateway import GatewayProcess
+from tests.gateway import GatewayProcess, eventually
 from tests.proxy.scenes import HELLO, chat, model, raw, yaml
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -199,7 +199,7 @@ def test_request_id_of_the_caller_is_kept_everywhere(
     got = post(gateway, "fake", {"x-request-id": "Caller.Id-1_x"})
     assert got.headers.get_list("x-request-id") == ["Caller.Id-1_x"]
     assert fakes.last.header("x-request-id") == "Caller.Id-1_x"
-    assert "Caller.Id-1_x chat model=fake" in gateway.log
+    eventually(lambda: "Caller.Id-1_x chat model=fake" in gateway.log)
 
 
 @pytest.mark.parametrize("bad", ["a b", "x" * 129, 'a"b', "a/b", "é"])
