@@ -92,6 +92,17 @@ class Caller:
                 return Answer(status, headers, self._body(method, status, headers), tuple(interim))
             interim.append(status)
 
+    @property
+    def buffered(self) -> bool:
+        return bool(self._buffer)
+
+    def peek(self) -> bool:
+        """Waits for another byte; False when the gateway closed."""
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
+        except ConnectionResetError:
+            return False
+
     def rest(self) -> bytes:
         """Everything until the gateway closes."""
         while self._more():
