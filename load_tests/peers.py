@@ -7,6 +7,7 @@ so in place of a number. The first run installs the peers. Talks to loopback onl
 """
 
 import argparse
+import dataclasses
 import json
 import platform
 import signal
@@ -85,18 +86,25 @@ def end(signum: int, frame: object) -> None:
 def main() -> None:
     given = options()
     signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
     environment = prepared(given.peers)
     raise_open_files()
+    plan = Plan(given.only, given.peers, given.rounds)
+    if given.quick:
+        plan = dataclasses.replace(plan, quiet_within_s=3.0, tries=1)
     samples: list[Sample] = []
-    with bench(given.seconds) as running:
-        plan = Plan(given.only, given.peers, given.rounds)
-        samples.extend(measured(running, environment, plan))
-    text = report(given, environment, samples)
+    try:
+        with bench(given.seconds) as running:
+            samples.extend(measured(running, environment, plan))
+    finally:
+        if samples:  # of a run that failed, what it found before
+            keep(given, report(given, environment, samples), samples)
+
+
+def keep(given: argparse.Namespace, text: str, samples: Sequence[Sample]) -> None:
     print(text)
     if given.json:
-        lines = [
-            {"row": s.row, "peer": s.peer, "value": s.value, "refused": s.refused} for s in samples
-        ]
+        lines = [dataclasses.asdict(sample) for sample in samples]
         given.json.write_text(json.dumps(lines, indent=1) + "\n")
     if given.write:
         given.write.write_text(put_between_marks(given.write.read_text(), text))

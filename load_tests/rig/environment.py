@@ -56,7 +56,7 @@ def prepared(peers: Sequence[str]) -> Environment:
         _tell(f"installing {' and '.join(missing)} into {folder}, once; this takes minutes")
         if not (folder / "bin" / "python").exists():
             venv.create(folder, with_pip=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-qq"]
         done = subprocess.run([*pip, *missing], timeout=INSTALLS_WITHIN_S)
         if done.returncode:
             raise SystemExit(f"peers: pip could not install {' '.join(missing)}, see above")

@@ -1,7 +1,8 @@
 """What is compared: how each gateway is started in front of the rig's upstream, at its defaults.
 
 vllm-router has one worker here, so its lightest policy is the fair one to be held against;
-its default, which keeps a tree of the prompts, is a peer of its own.
+its default, which keeps a tree of the prompts, is a peer of its own. Every gateway has one worker;
+where several are to be compared, Place is where their number and cores would stand.
 """
 
 import contextlib

@@ -11,7 +11,7 @@ DISTURBED = 0.10  # share of the gateway's core that others took
 ON_TIME = 0.95  # of the chunks that were due
 ANSWERED = 0.99  # of the requests that were due
 OVERLOAD = 0.98  # share of its core at which a gateway cannot keep a constant rate
-LATE_MS = 1.0  # p99 by which our own driver may miss the intended moment
+LATE_MS = 0.5  # p99 by which our own driver may miss the intended moment
 
 GENERATOR_BOUND = "generator-bound"
 OVERLOADED = "overloaded"
