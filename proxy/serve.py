@@ -1,5 +1,6 @@
 """Run one gateway in this process: what the commands `serve` and `demo` share."""
 
+import ctypes
 import gc
 import logging
 import os
@@ -19,6 +20,8 @@ from proxy.server import Server
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 log = logging.getLogger("lamplighter")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class CannotListen(click.ClickException):
@@ -65,6 +68,7 @@ async def serve_gateway(
 
     server.on_started(started)
     _collect_seldom()
+    _keep_memory()
     try:
         await server.serve()
     finally:
@@ -79,6 +83,18 @@ def _collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
+
+
+def _keep_memory() -> None:
+    """Have glibc reuse the memory of one long prompt for the next one.
+
+    It would give back and fetch anew whatever is over 128 KiB, and the page faults of that cost
+    ten times what copying a prompt does (docs/performance.md).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # glibc's only
+        mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
 
 
 def _check_port(host: str, port: int) -> None:
