@@ -267,7 +267,7 @@ class Departures:
         return whole[: {"connected": 0, "half-head": 60, "half-body": -20}.get(stage, len(whole))]
 
 
-@pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [10_000])
 def test_departures_at_random_stages_leave_nothing(
     left_alone: GatewayProcess, scripted: FakeServers, count: int
 ) -> None:
