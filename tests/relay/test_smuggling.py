@@ -543,6 +543,24 @@ def test_body_that_will_be_refused_is_not_asked_for(
     served_after(strict, fakes)
 
 
+@pytest.mark.xfail(strict=True, reason="no 100 for a request that came while another was answered")
+def test_body_of_a_pipelined_request_is_asked_for_in_its_turn(
+    strict: GatewayProcess, fakes: FakeServers
+) -> None:
+    """Its caller may wait for the word before it sends a byte."""
+    gate = Gate()
+    fakes.script([gate, *answer({"first": 1})])
+    with Caller(strict) as caller:
+        caller.send(request(BODY))
+        fakes.reached(gate)
+        caller.send(request(b"", "expect: 100-continue", f"content-length: {SIZE}", framed=False))
+        time.sleep(0.05)
+        fakes.open(gate)
+        assert caller.answer().body == b'{"first": 1}'
+        assert caller.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert caller.send(BODY).answer().status == 200
+
+
 @pytest.mark.xfail(strict=True, reason="100 is sent to HTTP/1.0 (RFC 9110, 10.1.1: must not be)")
 def test_old_client_is_never_asked_for_its_body(gateway: GatewayProcess) -> None:
     raw = request(BODY, "expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
