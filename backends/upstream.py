@@ -8,6 +8,7 @@ as they came. httpx2 costs 700 us of CPU a request, this 20 (load_tests/upstream
 import asyncio
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -75,6 +76,13 @@ class Origin:
         self.host = (bracketed if self.peer.port == default_port else str(self.peer)).encode()
         self._keepalive_s = keepalive_s
         self._idle: dict[Connection, None] = {}  # a stack with removal from the middle
+
+    @classmethod
+    def at_socket(cls, path: str) -> "Origin":
+        """An HTTP server behind a Unix socket of this machine."""
+        origin = cls("http://localhost")
+        origin.peer = replace(origin.peer, path=path)
+        return origin
 
     @property
     def idle_connections(self) -> int:

@@ -27,12 +27,16 @@ _Address = tuple[int, Any]  # family and what sock_connect takes
 
 @dataclass(frozen=True)
 class Peer:
-    """Where to connect, with which TLS settings (None: plain TCP), and through which proxy."""
+    """Where to connect, with which TLS settings (None: plain TCP), and through which proxy.
+
+    With a `path` the peer is a Unix socket of this machine.
+    """
 
     host: str
     port: int
     tls: ssl.SSLContext | None
     proxy: Proxy | None = None
+    path: str | None = None
 
     def by_environment(self) -> "Peer":
         """The same, through the proxy that the environment names for it, if any. BadProxy."""
@@ -40,6 +44,8 @@ class Peer:
         return replace(self, proxy=proxy_from_environment(scheme, self.host, self.port))
 
     def __str__(self) -> str:
+        if self.path is not None:
+            return self.path
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -90,6 +96,8 @@ async def _dial(peer: Peer, protocol: asyncio.Protocol) -> None:
 
 
 async def _reached(hop: Peer | Proxy) -> socket.socket:
+    if isinstance(hop, Peer) and hop.path is not None:
+        return await _connected(socket.AF_UNIX, hop.path)
     addresses = _interleaved(await _resolved(hop.host, hop.port))
     if len(addresses) == 1:
         return await _connected(*addresses.popleft())
@@ -156,8 +164,9 @@ async def _connected(family: int, address: Any) -> socket.socket:
     connected = socket.socket(family, socket.SOCK_STREAM)
     try:
         connected.setblocking(False)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _probe_when_silent(connected)
+        if family != socket.AF_UNIX:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _probe_when_silent(connected)
         await asyncio.get_running_loop().sock_connect(connected, address)
     except BaseException:
         connected.close()

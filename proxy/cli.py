@@ -17,7 +17,8 @@ from config.problems import ConfigError
 from config.schema import Config
 from config.watch import Watcher
 from proxy.admin_key import find_key
-from proxy.serve import log_to_stderr, serve_gateway
+from proxy.process import log_to_stderr
+from proxy.serve import serve_gateway
 
 
 @click.group()
@@ -37,13 +38,20 @@ def main() -> None:
     show_default=True,
     help="info: a line for each request and each state of an instance.",
 )
-def serve(file: str, host: str | None, port: int | None, log_level: str) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that relay; above 1 this one keeps the instances and the admin API.",
+)
+def serve(file: str, host: str | None, port: int | None, log_level: str, workers: int) -> None:
     """Serve the models of FILE until SIGTERM; SIGHUP or a change of FILE reloads it."""
     watcher = Watcher(file)
     config = _load_or_exit(file)
     log_to_stderr(log_level.upper())
     listen_on = (host or config.server.host, config.server.port if port is None else port)
-    uvloop.run(serve_gateway(config, watcher, *listen_on))
+    uvloop.run(serve_gateway(config, watcher, *listen_on, workers=workers))
 
 
 @main.command()

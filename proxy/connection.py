@@ -18,6 +18,7 @@ from backends.deadline import Deadline
 from proxy import wire
 from proxy.control_call import ControlCall, is_control
 from proxy.exchange import Exchange
+from proxy.forward import ForwardedCall
 from proxy.gateway import Gateway
 from proxy.head import Head
 from router.errors import (
@@ -224,7 +225,8 @@ class Connection(asyncio.Protocol):
 
     def _call(self, head: Head) -> Call:
         if is_control(head.path):
-            return ControlCall(self, head)
+            owner = self._gateway.owner
+            return ControlCall(self, head) if owner is None else ForwardedCall(self, head, owner)
         return Exchange(self._gateway, head, self)
 
     # --- turns -----------------------------------------------------------------------------------

@@ -128,14 +128,16 @@ class _Admin:
         self._gateway = gateway
 
     async def models(self, request: Request) -> Response:
-        snapshot, now_s = self._gateway.fleet.snapshot, self._gateway.clock()
-        data = [describe.model_state(snapshot, name, now_s) for name in snapshot.config.models]
-        return JSONResponse({"models": data})
+        models = self._gateway.fleet.snapshot.config.models
+        return JSONResponse({"models": [self._state(name) for name in models]})
 
     async def model(self, request: Request) -> Response:
-        name = self._name(request)
-        snapshot, now_s = self._gateway.fleet.snapshot, self._gateway.clock()
-        return JSONResponse(describe.model_state(snapshot, name, now_s))
+        return JSONResponse(self._state(self._name(request)))
+
+    def _state(self, name: str) -> dict[str, Any]:
+        gateway = self._gateway
+        in_flight = gateway.in_flight(name)
+        return describe.model_state(gateway.fleet.snapshot, name, gateway.clock(), in_flight)
 
     async def act(self, request: Request) -> Response:
         """start, drain or stop all instances of a model."""

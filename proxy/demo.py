@@ -21,7 +21,8 @@ from backends.log_ring import LogRing
 from backends.readiness import WrongModel, ready_or_exited
 from config.load import parse
 from config.schema import Config
-from proxy.serve import log_to_stderr, serve_gateway
+from proxy.process import log_to_stderr
+from proxy.serve import serve_gateway
 from proxy.weights import WeightsError, fetch
 
 MODEL = "smollm2-135m-instruct"

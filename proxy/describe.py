@@ -42,7 +42,7 @@ def model_object(snapshot: Snapshot, name: str, shown_as: str | None = None) -> 
     }
 
 
-def model_state(snapshot: Snapshot, name: str, now_s: float) -> dict[str, Any]:
+def model_state(snapshot: Snapshot, name: str, now_s: float, in_flight: int) -> dict[str, Any]:
     """All that an operator may want to know of a model. Durations in seconds."""
     backends = snapshot.backends[name]
     cold = backends.cold
@@ -51,7 +51,7 @@ def model_state(snapshot: Snapshot, name: str, now_s: float) -> dict[str, Any]:
         "served_as": snapshot.config.served_as(name),
         "state": state(backends),
         "placement": placements(backends),
-        "in_flight": backends.in_flight,
+        "in_flight": in_flight,
         "waiting": backends.room.requests,
         "endpoints": [_endpoint(e, now_s) for pool in backends.pools for e in pool.endpoints],
         "instances": instances(cold, now_s) if cold is not None else [],

@@ -5,8 +5,9 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
+from backends.upstream import Origin, Response
 from policies.waiting import comments_s
-from proxy import inbound
+from proxy import forward, inbound
 from proxy.gateway import Gateway
 from proxy.head import Head
 from proxy.responder import Responder, late_error
@@ -29,6 +30,7 @@ class Exchange:
         "_answer",
         "_caller_left",
         "_connection",
+        "_counted",
         "_gateway",
         "_head",
         "_record",
@@ -45,9 +47,10 @@ class Exchange:
         self._responder = Responder(connection, head, id)
         self._record = Record(id, "other", gateway.clock())
         self._route: inbound.Route | None = None
-        self._answer: Answer | None = None
+        self._answer: Answer | Response | None = None
         self._task: asyncio.Task[None] | None = None
         self._caller_left = False
+        self._counted = True
 
     def admit(self) -> None:
         """Raises GatewayError for what can be told from the head."""
@@ -103,20 +106,25 @@ class Exchange:
         finally:
             responder.stop_comments()
             record.bytes_out = responder.bytes_out
-            self._gateway.finished(self, record)
+            if self._counted:
+                self._gateway.finished(self, record)
+            else:
+                self._gateway.leave(self)
             self._connection.ended(reusable=responder.reusable)
 
     def _cancelled(self) -> None:
         if not self._caller_left:
             self._fail(ShuttingDown("the gateway is stopping and cannot finish this request"))
-        elif self._answer is None or not self._answer.delivered:
+        elif not (isinstance(self._answer, Answer) and self._answer.delivered):
             self._record.error_code = "cancelled"
 
     def _fail(self, error: GatewayError) -> None:
         self._record.error_code = error.code
         if not self._responder.begun:
             self._record.status = error.status
-        self._responder.fail(error, resumable=self._answer is None or self._answer.resumable)
+        answer = self._answer
+        resumable = answer.resumable if isinstance(answer, Answer) else answer is None
+        self._responder.fail(error, resumable=resumable)
 
     async def _serve(self, body: bytes) -> None:
         gateway, record, responder = self._gateway, self._record, self._responder
@@ -124,6 +132,9 @@ class Exchange:
         request = await inbound.read_request(
             self._head, self._route, body, record.request_id, self._connection.max_body
         )
+        if gateway.owner is not None and not gateway.knows(request):
+            await self._forward(gateway.owner, body)
+            return
         record.stream = request.stream
         record.bytes_in = request.size
         journey = gateway.router.begin(request, record)
@@ -139,6 +150,19 @@ class Exchange:
             await self._relay(journey)
         else:
             await self._relay_within(journey, total_s)
+
+    async def _forward(self, owner: Origin, body: bytes) -> None:
+        """Hand the call to the process that can answer it, and that counts it."""
+        self._counted = False
+        self._answer = response = await forward.ask(
+            owner, self._head, self._record.request_id, body
+        )
+        try:
+            if self._connection.paused:
+                response.hold()
+            await forward.relay(response, self._responder)
+        finally:
+            response.close()
 
     async def _relay_within(self, journey: Journey, total_s: float) -> None:
         try:

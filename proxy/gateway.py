@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Protocol
@@ -13,6 +13,7 @@ from backends.fleet import Fleet
 from backends.instance import Instance, State
 from backends.launchers import Launcher
 from backends.tasks import TaskSet
+from backends.upstream import Origin
 from config.load import load
 from config.problems import ConfigError
 from config.schema import Config
@@ -21,6 +22,7 @@ from proxy.access_log import AccessLog
 from proxy.metrics import Metrics
 from router.journey import Router
 from router.record import Record
+from router.request import Request
 
 log = logging.getLogger("lamplighter.gateway")
 
@@ -47,6 +49,9 @@ class Gateway:
 
     `watcher` looks at the file that the configuration came from and was made before it was read,
     so that no change falls between the two; None means a configuration without a file.
+    `owner` is set in a worker process: it answers what this one does not know. `elsewhere` gives
+    the requests of a model in flight from other processes, `on_change` hears of each new
+    configuration.
     """
 
     clock = staticmethod(time.monotonic)
@@ -58,7 +63,11 @@ class Gateway:
         watcher: Watcher | None,
         launchers: Mapping[str, Launcher],
         env: Mapping[str, str] | None = None,
+        owner: Origin | None = None,
     ) -> None:
+        self.owner = owner
+        self.elsewhere: Callable[[str], int] = lambda model: 0
+        self.on_change: Callable[[Config], None] = lambda config: None
         self._first_config = config
         self.path = os.fspath(watcher.path) if watcher is not None else None
         self.metrics = Metrics()
@@ -85,7 +94,7 @@ class Gateway:
     async def start(self) -> None:
         self.fleet.apply(self._first_config)
         self._started = True
-        self.metrics.watch(self.fleet)
+        self.metrics.watch(self.fleet, self.in_flight)
         self.metrics.reload_done(ok=True)
         if self._watcher is not None:
             self._tasks.start(self._watch_file(self._watcher), "watch the configuration")
@@ -98,14 +107,38 @@ class Gateway:
         async with self._reloading:
             await self.fleet.close(drain_within_s=0.0)
 
-    def finished(self, call: Call, record: Record) -> None:
-        """A call has ended: count it, and log it without a word of what was said."""
+    @property
+    def calls(self) -> int:
+        """Calls that are being served."""
+        return len(self._calls)
+
+    def leave(self, call: Call) -> None:
+        """A call has ended that somebody else counts."""
         self._calls.discard(call)
         if not self._calls:
             self._no_calls.set()
+
+    def finished(self, call: Call, record: Record) -> None:
+        """A call has ended: count it, and log it without a word of what was said."""
+        self.leave(call)
         record.ended_s = self.clock()
         self.metrics.observe(record)
         self._access_log.write(record)
+
+    def in_flight(self, model: str) -> int:
+        """Requests of a model at its servers now, from all processes of this gateway."""
+        return self.fleet.snapshot.backends[model].in_flight + self.elsewhere(model)
+
+    def knows(self, request: Request) -> bool:
+        """Whether this process answers the request; if not, its owner does.
+
+        Stored responses are the owner's too: which server keeps one, one process must know.
+        """
+        if self.owner is None:
+            return True
+        if request.body is None or request.dialect == "responses":
+            return False
+        return self.config.resolve(request.body.model) is not None
 
     # --- draining ---------------------------------------------------------------------------
 
@@ -149,6 +182,7 @@ class Gateway:
                 config = await asyncio.to_thread(load, self._watcher.path, self._env)
                 status.notes = _needs_restart(self.config, config)
                 self.fleet.apply(config)
+                self.on_change(config)
             except ConfigError as error:
                 status.errors = [str(problem) for problem in error.problems]
             except Exception as error:  # a reload must never take down what runs

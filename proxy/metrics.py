@@ -5,7 +5,7 @@ fixed lists. Children are cached, because looking one up costs twice what observ
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from backends.fleet import Fleet
 from backends.instance import STARTING, Instance, State
-from proxy.tables import Counters, Histograms
+from proxy.tables import Counters, Dump, Histograms
 from router.record import Record
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -86,9 +86,26 @@ class Metrics:
         self._children: dict[tuple[Any, ...], Any] = {}
         self._series: dict[tuple[str, str, str], _Series] = {}
 
-    def watch(self, fleet: Fleet) -> None:
+    def watch(self, fleet: Fleet, in_flight: Callable[[str], int]) -> None:
         """Report the fleet's gauges from its own state whenever they are scraped."""
-        self.registry.register(_FleetGauges(fleet))
+        self.registry.register(_FleetGauges(fleet, in_flight))
+
+    @property
+    def _tables(self) -> list[Counters | Histograms]:
+        return [t for t in vars(self).values() if isinstance(t, Counters | Histograms)]
+
+    def dump(self) -> dict[str, Dump]:
+        """All that was counted of requests, for `learn` in another process."""
+        return {table.name: table.dump() for table in self._tables}
+
+    def learn(self, worker: int, tables: Mapping[str, Dump]) -> None:
+        for table in self._tables:
+            table.learn(worker, tables.get(table.name, []))
+
+    def keep(self, worker: int) -> None:
+        """A worker has ended; what it counted stays."""
+        for table in self._tables:
+            table.keep(worker)
 
     def page(self) -> bytes:
         return generate_latest(self.registry)
@@ -187,8 +204,9 @@ class _Maker:
 class _FleetGauges:
     """Gauges that are read from the fleet, not kept beside it: they cannot drift."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, in_flight: Callable[[str], int]) -> None:
         self._fleet = fleet
+        self._in_flight = in_flight
 
     def collect(self) -> list[GaugeMetricFamily]:
         flying = GaugeMetricFamily(
@@ -205,7 +223,7 @@ class _FleetGauges:
         )
         for model, backends in self._fleet.snapshot.backends.items():
             waiting.add_metric([model], backends.room.requests)
-            flying.add_metric([model], backends.in_flight)
+            flying.add_metric([model], self._in_flight(model))
             if backends.hot is not None:
                 healthy.add_metric([model], backends.hot.view().healthy)
             if backends.cold is not None:

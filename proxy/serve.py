@@ -1,11 +1,9 @@
 """Run one gateway in this process: what the commands `serve` and `demo` share."""
 
-import ctypes
-import gc
 import logging
 import os
 import socket
-import sys
+import tempfile
 from collections.abc import Callable
 
 import click
@@ -16,28 +14,16 @@ from config.schema import Config, secret_text
 from config.watch import Watcher
 from proxy.admin_key import AdminKey
 from proxy.gateway import Gateway
+from proxy.process import settle
 from proxy.server import Server
+from proxy.workers import Workers, listen, owner_path
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 log = logging.getLogger("lamplighter")
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-
 
 class CannotListen(click.ClickException):
     """The address is taken, or is none of this machine's."""
-
-
-def log_to_stderr(level: str) -> None:
-    """One line an event, with a level that journald and people can filter by."""
-    logging.basicConfig(
-        level=level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        force=True,
-    )
-    for noisy in ("httpx2", "httpcore2", "uvicorn.error"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def launchers() -> dict[str, Launcher]:
@@ -51,12 +37,15 @@ async def serve_gateway(
     host: str,
     port: int,
     on_started: Callable[[int], None] = lambda port: None,
+    workers: int = 1,
 ) -> None:
-    """Serve until told to stop. `on_started` gets the port once the gateway listens."""
+    """Serve until told to stop. `on_started` gets the port once the gateway listens.
+
+    With several `workers` this process owns the instances, and they relay.
+    """
     _check_port(host, port)
     key = AdminKey(secret_text(config.admin.key))
     gateway = Gateway(config, watcher=watcher, launchers=launchers())
-    server = Server(gateway, key, host, port)
     if host not in LOOPBACK:
         log.warning("listening on %s without caller keys: anybody who reaches it can use it", host)
 
@@ -66,35 +55,22 @@ async def serve_gateway(
             _publish(key, actual_port)
         on_started(actual_port)
 
-    server.on_started(started)
-    _collect_seldom()
-    _keep_memory()
+    settle()
     try:
-        await server.serve()
+        if workers == 1:
+            await _run(Server(gateway, key, host=host, port=port), started)
+        else:
+            with tempfile.TemporaryDirectory(prefix="lamplighter-") as folder:
+                path = owner_path(folder)
+                pool = Workers(gateway, workers, listen(host, port), path)
+                await _run(Server(gateway, key, uds=path, workers=pool), started)
     finally:
         key.withdraw()
 
 
-def _collect_seldom() -> None:
-    """Keep the garbage collector from walking all that lives for ever, 700 objects at a time.
-
-    Requests free what they made by counting references; cycles are for faults only.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
-
-
-def _keep_memory() -> None:
-    """Have glibc reuse the memory of one long prompt for the next one.
-
-    It would give back and fetch anew whatever is over 128 KiB, and the page faults of that cost
-    ten times what copying a prompt does (docs/performance.md).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # glibc's only
-        mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
-        mallopt(_M_TRIM_THRESHOLD, 64 * 2**20)
+async def _run(server: Server, started: Callable[[int], None]) -> None:
+    server.on_started(started)
+    await server.serve()
 
 
 def _check_port(host: str, port: int) -> None:

@@ -14,6 +14,7 @@ from proxy.admin_key import AdminKey
 from proxy.connection import Connection, HeadLimits
 from proxy.control import control_app
 from proxy.gateway import Gateway
+from proxy.workers import Workers
 
 log = logging.getLogger("lamplighter.server")
 
@@ -26,8 +27,12 @@ class Server(uvicorn.Server):
     A second SIGTERM or SIGINT ends the drain at once.
     """
 
-    def __init__(self, gateway: Gateway, key: AdminKey, host: str, port: int) -> None:
+    def __init__(
+        self, gateway: Gateway, key: AdminKey, *, workers: Workers | None = None, **where: Any
+    ) -> None:
+        """`where` is host and port, or `uds`: behind `workers` only they ask this process."""
         server = gateway.config.server
+        self._workers = workers
         self._gateway = gateway
         self._on_started: Callable[[int], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -44,8 +49,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 control_app(gateway, key, lifespan),
-                host=host,
-                port=port,
+                **where,
                 http=cast(Any, partial(Connection, gateway, limits)),
                 loop="uvloop",
                 ws="none",
@@ -66,14 +70,31 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._loop = loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        if self._workers is not None:
+            await self._workers.start()
         if self.started and self._on_started is not None:
-            self._on_started(self.servers[0].sockets[0].getsockname()[1])
+            self._on_started(self._port())
+
+    def _port(self) -> int:
+        if self._workers is not None:
+            return self._workers.port
+        port: int = self.servers[0].sockets[0].getsockname()[1]
+        return port
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """The second signal ends calls and servers now, but never leaves a server behind."""
         if self.should_exit and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._gateway.hurry)
+            self._loop.call_soon_threadsafe(self._hurry)
         self.should_exit = True
+
+    def _hurry(self) -> None:
+        self._gateway.hurry()
+        self._cut_off()
+
+    def _cut_off(self) -> None:
+        self._gateway.cut_off()
+        if self._workers is not None:
+            self._workers.cut_off()
 
     async def serve(self, sockets: Any = None) -> None:
         with self.capture_signals():
@@ -84,13 +105,18 @@ class Server(uvicorn.Server):
 
         The port stays open meanwhile, so that who comes late is told 503 and not refused.
         """
-        gateway = self._gateway
+        gateway, workers = self._gateway, self._workers
         gateway.drain()
+        within_s = gateway.config.server.drain_within
         try:
-            async with asyncio.timeout(gateway.config.server.drain_within):
+            async with asyncio.timeout(within_s):
                 await gateway.until_idle()
+                if workers is not None:
+                    await workers.drain()
         except TimeoutError:
-            gateway.cut_off()
+            self._cut_off()
+        if workers is not None:
+            await workers.close()
         await super().shutdown(sockets)
 
     def _reload(self) -> None:

@@ -1,0 +1,95 @@
+"""Calls that a worker hands on, whole and unchanged, to the process that owns the instances."""
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from backends.upstream import Origin, Response, Timeouts, UpstreamError
+from proxy.head import Head
+from proxy.inbound import request_id
+from proxy.responder import Responder
+from router.errors import GatewayError, ModelUnavailable, ResponseLost
+from router.request import Headers
+
+if TYPE_CHECKING:
+    from proxy.connection import Connection
+
+_TIMEOUTS = Timeouts(5.0, math.inf, math.inf)  # the owner knows what may take how long
+_ONE_HOP = frozenset(
+    {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"upgrade", b"te"}
+)
+_NOT_ASKED = _ONE_HOP | {b"host", b"expect", b"x-request-id"}
+_NOT_ANSWERED = _ONE_HOP | {b"date", b"x-request-id"}
+
+
+class ForwardedCall:
+    """A call of the control kind that came to a worker."""
+
+    def __init__(self, connection: "Connection", head: Head, owner: Origin) -> None:
+        self._connection = connection
+        self._head = head
+        self._owner = owner
+        self._id = request_id(head)
+        self._responder = Responder(connection, head, self._id)
+        self._response: Response | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def admit(self) -> None:
+        """Nothing is refused by its head."""
+
+    def start(self, body: bytes, refusal: GatewayError | None) -> None:
+        self._task = self._connection.loop.create_task(self._run(body, refusal))
+
+    async def _run(self, body: bytes, refusal: GatewayError | None) -> None:
+        responder = self._responder
+        try:
+            if refusal is not None:
+                raise refusal
+            self._response = await ask(self._owner, self._head, self._id, body)
+            if self._connection.paused:
+                self._response.hold()
+            await relay(self._response, responder)
+        except GatewayError as error:
+            responder.fail(error, resumable=False)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            if self._response is not None:
+                self._response.close()
+            self._connection.ended(reusable=responder.reusable)
+
+    def hold(self) -> None:
+        if self._response is not None:
+            self._response.hold()
+
+    def go_on(self) -> None:
+        if self._response is not None:
+            self._response.go_on()
+
+    def caller_left(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def ask(owner: Origin, head: Head, id: str, body: bytes) -> Response:
+    """The beginning of the owner's answer. Raises ModelUnavailable when it is gone."""
+    headers: Headers = [header for header in head.headers if header[0] not in _NOT_ASKED]
+    headers.append((b"x-request-id", id.encode()))
+    target = head.raw_path + (b"?" + head.query if head.query else b"")
+    try:
+        return await owner.open(head.method, target, headers, body, _TIMEOUTS)
+    except UpstreamError as error:
+        message = "the process that owns the started instances does not answer"
+        raise ModelUnavailable(message, code="owner_unreachable") from error
+
+
+async def relay(response: Response, responder: Responder) -> None:
+    """Write the owner's answer as it comes. Raises ResponseLost."""
+    length = dict(response.headers).get(b"content-length")
+    headers = [header for header in response.headers if header[0] not in _NOT_ANSWERED]
+    responder.begin(response.status, headers, int(length) if length is not None else None)
+    try:
+        await response.pump(responder.write)
+    except UpstreamError as error:
+        raise ResponseLost("the process that owns the started instances is gone") from error
+    responder.end()

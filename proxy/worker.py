@@ -1,0 +1,141 @@
+"""A worker process of `lamplighter serve --workers N`: callers' connections, and what is always on.
+
+Started by `proxy/workers.py` with the descriptors of its two socket pairs. It ends when the owner
+of the instances does. Signals are the owner's to obey: a service manager sends them to everybody.
+"""
+
+import asyncio
+import pickle
+import signal
+import socket
+import sys
+from functools import partial
+from typing import Any, cast
+
+import uvloop
+from uvicorn.server import ServerState
+
+from backends.tasks import TaskSet
+from backends.upstream import Origin
+from config.schema import Config
+from proxy.connection import Connection, HeadLimits
+from proxy.gateway import Gateway
+from proxy.link import Configure, CutOff, Drain, Link, Message, Report
+from proxy.process import log_to_stderr, settle
+
+REPORT_EVERY_S = 0.5
+
+
+class Worker:
+    """One gateway without instances, fed with connections that somebody else accepted."""
+
+    def __init__(self, config: Config, link: Link, owner: Origin) -> None:
+        server = config.server
+        self._link = link
+        self._gateway = gateway = Gateway(config, watcher=None, launchers={}, owner=owner)
+        self._tasks = TaskSet()
+        self._connection = partial(
+            Connection,
+            gateway,
+            HeadLimits(server.header_timeout, server.max_header_bytes),
+            config=cast(Any, None),  # for the calls that only an owner answers
+            server_state=ServerState(),
+            app_state={},
+        )
+
+    async def run(self, connections: socket.socket) -> None:
+        """Serve until the owner is gone."""
+        await self._gateway.start()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(connections.fileno(), self._take, connections)
+        self._tasks.start(self._report_always(), "report")
+        while (order := await self._link.receive()) is not None:
+            self._obey(order)
+        loop.remove_reader(connections.fileno())
+        await self._finish()
+
+    def _obey(self, order: Message) -> None:
+        match order:
+            case Configure():
+                self._gateway.fleet.apply(pickle.loads(order.config))
+            case Drain():
+                self._gateway.drain()
+                self._tasks.start(self._report_when_idle(), "report the end of the last call")
+            case CutOff():
+                self._gateway.cut_off()
+            case Report():
+                pass  # is for the owner
+
+    def _take(self, connections: socket.socket) -> None:
+        try:
+            _, descriptors, _, _ = socket.recv_fds(connections, 1, 16)
+        except BlockingIOError:
+            return
+        for descriptor in descriptors:
+            accepted = socket.socket(fileno=descriptor)
+            accepted.setblocking(False)
+            self._tasks.start(self._adopt(accepted), "adopt a connection")
+
+    async def _adopt(self, accepted: socket.socket) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(self._connection, accepted)
+
+    async def _report_always(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY_S)
+            self._report()
+
+    async def _report_when_idle(self) -> None:
+        await self._gateway.until_idle()
+        self._report()
+
+    def _report(self) -> None:
+        gateway = self._gateway
+        backends = gateway.fleet.snapshot.backends
+        self._link.send(
+            Report(
+                tables=gateway.metrics.dump(),
+                in_flight={model: found.in_flight for model, found in backends.items()},
+                calls=gateway.calls,
+                draining=gateway.draining,
+            )
+        )
+
+    async def _finish(self) -> None:
+        """The owner is gone: let what runs end, for as long as a drain may take."""
+        gateway = self._gateway
+        gateway.drain()
+        try:
+            async with asyncio.timeout(gateway.config.server.drain_within):
+                await gateway.until_idle()
+        except TimeoutError:
+            gateway.cut_off()
+            await asyncio.sleep(0.1)
+        await gateway.close()
+        await self._tasks.close()
+
+
+async def _main(link_end: socket.socket, connections: socket.socket, owner_path: str) -> None:
+    link = await Link.over(link_end)
+    first = await link.receive()
+    if isinstance(first, Configure):
+        worker = Worker(pickle.loads(first.config), link, Origin.at_socket(owner_path))
+        await worker.run(connections)
+
+
+def main(link: str, connections: str, owner_path: str, log_level: str) -> None:
+    """`link` and `connections` are the numbers of inherited descriptors."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    log_to_stderr(log_level)
+    settle()
+    uvloop.run(_main(_inherited(link), _inherited(connections), owner_path))
+
+
+def _inherited(descriptor: str) -> socket.socket:
+    end = socket.socket(fileno=int(descriptor))
+    end.setblocking(False)
+    return end
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
