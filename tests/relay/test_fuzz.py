@@ -1,7 +1,7 @@
 """Any bytes from either side: an answer, a clear refusal or a cut, and never a lie.
 
-The gateway is a process on a real socket. One shared example is short, because what does not end
-is ended by timeouts of 200 ms; `tests/backends/test_upstream_fuzz.py` tries more on the parser.
+The gateway is a process on a real socket. Examples are few and short, because what does not end
+is ended by timeouts of less than a second; `tests/backends/test_upstream_fuzz.py` tries more on the parser.
 """
 
 import json
@@ -32,8 +32,11 @@ def fuzzed(start_gateway: StartGateway, fake_servers: FakeServers) -> GatewayPro
     """`fake` for callers' rubbish, `upstream` for servers'."""
     patience = {"header_timeout": "200ms", "body_timeout": "200ms", "max_body": 100_000}
     one = fake_servers.urls[:1]
-    timeouts = {"first_byte": "200ms", "idle": "200ms"}
-    models = {"fake": model(one), "upstream": model(one, timeouts=timeouts)}
+    timeouts = {"first_byte": "400ms", "idle": "400ms"}
+    models = {
+        "fake": model(one, timeouts={"first_byte": "1s"}),
+        "upstream": model(one, timeouts=timeouts),
+    }
     return start_gateway(yaml(models, server=patience))
 
 
@@ -160,15 +163,16 @@ def test_any_request_is_answered_or_refused(
     with Caller(fuzzed, 10) as caller:
         caller.try_send(*torn(raw, cuts))
         got = answers(caller)
+    in_vain = any(not post.answered for post in fakes.posts)  # the fake broke on odd JSON
     for each in got:
-        assert each.status in {200, *ERRORS}, each
-        if each.status != 200 and each.body:
+        assert each.status in {200, *ERRORS} or (in_vain and each.status in (502, 504)), each
+        if each.status in ERRORS and each.body:
             assert each.error["type"] == "invalid_request_error"
     for post in fakes.posts:
         names = [name.lower() for name, _ in post.headers]
         assert names.count("content-length") == names.count("host") == 1
         assert "transfer-encoding" not in names
-        assert post.json["model"] == "fake"
+        assert b'"fake"' in post.body
     assert fuzzed.process.poll() is None
     assert ask(fuzzed, request(BODY)).status == 200
 
@@ -285,8 +289,9 @@ def test_any_answer_is_passed_whole_or_as_a_failure(
         assert failed(got, stream=stream)
     elif isinstance(got, Answer) and not failed_stream(got):
         assert 200 <= got.status <= 599
-        assert got.body in unchunked(raw) or got.body in raw
-        announced = raw.lower().partition(b"content-length: ")[2].partition(b"\r")[0]
+        assert got.body in raw or any(got.body in body for body in chunked_bodies(raw))
+        start = raw.lstrip(b"\r\n").partition(b"\r\n\r\n")[0].lower()
+        announced = start.partition(b"content-length: ")[2].partition(b"\r")[0]
         if b"chunked" not in raw.lower() and announced.isdigit() and got.status == 200:
             assert len(got.body) == int(announced)
     assert ask(fuzzed, request(chat("upstream"))).status == 200
@@ -296,10 +301,14 @@ def failed_stream(got: Answer) -> bool:
     return b'data: {"error":' in got.body
 
 
-def unchunked(raw: bytes) -> bytes:
-    """The bodies of all chunks that can be found, whatever stands between them."""
+def chunked_bodies(raw: bytes) -> list[bytes]:
+    """What a body may be that begins behind any of the empty lines."""
+    pieces = raw.split(b"\r\n\r\n")
+    return [unchunked(b"\r\n\r\n".join(pieces[n:])) for n in range(1, len(pieces))]
+
+
+def unchunked(rest: bytes) -> bytes:
     found = b""
-    rest = raw.partition(b"\r\n\r\n")[2]
     while rest:
         line, _, rest = rest.partition(b"\r\n")
         try:
