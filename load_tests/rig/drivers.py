@@ -25,6 +25,7 @@ class Streamed:
 
     running: int
     ended: int
+    ended_early: int  # before all ran
     whole: int
     chunks: int  # since then
     all_chunks: int
@@ -70,8 +71,15 @@ def _line(output: IO[bytes], within_s: float, meanwhile: Callable[[], None]) -> 
 
 
 def run_streams(
-    bench: Bench, target: Target, streams: int, pace_ms: int, chunks: int, seconds: float
+    bench: Bench,
+    target: Target,
+    streams: int,
+    pace_ms: int,
+    chunks: int,
+    seconds: float,
+    with_opening: bool = False,
 ) -> Streamed:
+    """CPU and chunks count once all streams run, or with their opening too."""
     most_rss = 0
 
     def look() -> None:
@@ -79,14 +87,20 @@ def run_streams(
         most_rss = max(most_rss, target.rss_bytes())
 
     with _driver(bench, "streams", target.port, streams, pace_ms, chunks, seconds) as output:
-        first = _line(output, OPENS_WITHIN_S, lambda: None)
         meter = bench.meter(target)
+        first = _line(output, OPENS_WITHIN_S, lambda: None)
+        early = int(first["ended"])
+        if with_opening:
+            first = dict.fromkeys(first, 0.0) | {"at_s": first["at_s"]}
+        else:
+            meter = bench.meter(target)
         look()
         last = _line(output, seconds + OPENS_WITHIN_S, look)
         used = meter.read(last["cpu_s"] - first["cpu_s"])
     return Streamed(
         running=int(last["running"]),
         ended=int(last["ended"]),
+        ended_early=early,
         whole=int(last["whole"]),
         chunks=int(last["chunks"] - first["chunks"]),
         all_chunks=int(last["chunks"]),
