@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 
+GREATEST_AGE_S = 300.0  # of a kept connection: one that is never idle would not follow DNS
+
+
 class Timeouts(Struct, frozen=True):
     """`math.inf` means never. There is no total: a long answer is not a slow one."""
 
@@ -141,8 +144,9 @@ class Origin:
         self._idle.pop(connection, None)
 
     def keep(self, connection: Connection) -> float:
-        if self._keepalive_s > 0:
-            self._idle[connection] = None
+        if self._keepalive_s <= 0 or connection.age_s > GREATEST_AGE_S:
+            return 0.0
+        self._idle[connection] = None
         return self._keepalive_s
 
 

@@ -66,6 +66,7 @@ class Connection(asyncio.Protocol):
         self._unsent = 0
         self._first_byte_s = math.inf
         self._idle_s = math.inf
+        self._made_s = self._loop.time()
         self._sink: Callable[[bytes], None] | None = None
         self._held = False  # the sink asked for no more
         self._deadline = Deadline(self._loop, self._late)
@@ -79,6 +80,10 @@ class Connection(asyncio.Protocol):
         if self._stage != _IDLE or transport is None or transport.is_closing():
             return False
         return self._loop.time() < self._deadline.at
+
+    @property
+    def age_s(self) -> float:
+        return self._loop.time() - self._made_s
 
     @property
     def silent(self) -> bool:

@@ -304,6 +304,86 @@ async def test_idle_connection_is_closed_after_keepalive_s() -> None:
         await until(lambda: origin.open_connections == 0)
 
 
+async def test_connection_that_is_old_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is never idle would stay at an address that its name has left."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await read_request(reader):
+            writer.write(HELLO)
+
+    async with serving(handler) as origin:
+        assert await read_all(await call(origin)) == b"hello"
+        assert origin.idle_connections == 1
+        monkeypatch.setattr("backends.upstream.GREATEST_AGE_S", -1.0)
+        assert await read_all(await call(origin)) == b"hello"
+        assert origin.idle_connections == 0
+        await until(lambda: origin.open_connections == 0)
+
+
+async def test_pump_gives_every_byte_in_order_and_then_ends() -> None:
+    pieces = [b"a" * 70_000, b"b", b"c" * 300_000]
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for piece in pieces:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+            await asyncio.sleep(0)
+        writer.write(b"0\r\n\r\n")
+        await read_request(reader)
+
+    async with serving(handler) as origin:
+        response = await call(origin)
+        got: list[bytes] = []
+        await response.pump(got.append)
+        assert b"".join(got) == b"".join(pieces)
+        assert response.ended
+        response.close()
+        assert origin.idle_connections == 1
+
+
+async def test_pump_gives_what_came_before_a_cut_and_then_raises() -> None:
+    async with serving(answering(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nfive.")) as origin:
+        response = await call(origin)
+        got: list[bytes] = []
+        with pytest.raises(ResponseCut):
+            await response.pump(got.append)
+        assert b"".join(got) == b"five."
+        response.close()
+
+
+async def test_held_pump_stops_the_server_and_goes_on_with_every_byte() -> None:
+    size = 32 * 1024 * 1024  # more than the system's buffers hold
+    sent = asyncio.Event()
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+        for _ in range(size // 65536):
+            writer.write(bytes(65536))
+            await writer.drain()
+        sent.set()
+
+    async with serving(handler) as origin:
+        response = await call(origin)
+        received = 0
+
+        def sink(piece: bytes) -> None:
+            nonlocal received
+            received += len(piece)
+
+        response.hold()
+        pumping = asyncio.ensure_future(response.pump(sink))
+        await asyncio.sleep(0.2)
+        assert received < size // 2
+        assert not sent.is_set()
+        response.go_on()
+        await pumping
+        assert received == size
+        response.close()
+
+
 async def test_closed_origin_keeps_nothing() -> None:
     async with serving(answering(HELLO, then_close=False)) as origin:
         response = await call(origin)

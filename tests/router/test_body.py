@@ -48,6 +48,24 @@ def test_rewritten_keeps_other_stream_options(given_options):
     assert out["stream_options"] == expected
 
 
+LONG = '"model": "m" ' * 100_000
+
+
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" ,", " :")])
+def test_rewritten_long_prompt_changes_only_the_name(separators):
+    fields = {"messages": [LONG], "model": "m", "é\\": 1, "n": None}
+    raw = json.dumps(fields, separators=separators).encode()
+    out = parse_json(raw).rewritten("other", ask_usage=False)
+    assert json.loads(out) == {**fields, "model": "other"}
+    if separators != (" ,", " :"):
+        assert out == json.dumps({**fields, "model": "other"}, separators=separators).encode()
+
+
+def test_rewritten_name_given_twice_is_the_one_that_counts():
+    raw = b'{"model":"a","model":"b"}'
+    assert json.loads(parse_json(raw).rewritten("c", ask_usage=False))["model"] == "c"
+
+
 def test_rewritten_twice_for_two_attempts_starts_from_the_original():
     body = parse_json(b'{"model":"a","stream":true}')
     body.rewritten("first", ask_usage=True)
