@@ -1,7 +1,7 @@
 """Any bytes from either side: an answer, a clear refusal or a cut, and never a lie.
 
 The gateway is a process on a real socket. Examples are few and short, because what does not end
-is ended by timeouts of less than a second; `tests/backends/test_upstream_fuzz.py` tries more on the parser.
+is ended by timeouts; `tests/backends/test_upstream_fuzz.py` tries more on the parser.
 """
 
 import json
