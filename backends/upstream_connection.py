@@ -299,8 +299,14 @@ class Connection(asyncio.Protocol):
         self._deadline.after(self._first_byte_s)
 
     def _pass_on(self) -> None:
-        if self.chunks and self._sink is not None:
-            self._sink(self.take())
+        chunks = self.chunks
+        if chunks and self._sink is not None:
+            piece = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            chunks.clear()
+            self._buffered = 0
+            self._sink(piece)
+            if self._paused and not self._held:
+                self._resume()
         if self._stage == _DONE:
             self._wake()
         elif not self._held:

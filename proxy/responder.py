@@ -88,7 +88,7 @@ class Responder:
         if not chunk or transport.is_closing():
             return
         self.bytes_out += len(chunk)
-        transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+        transport.write(wire.chunk(chunk) if self._chunked else chunk)
 
     def end(self) -> None:
         transport = self._connection.transport

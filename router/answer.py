@@ -273,8 +273,18 @@ class StreamAnswer(Answer):
             sink(rest)
 
     def _passing_to(self, sink: Sink) -> Sink:
+        splitter, meter, record = self._splitter, self._meter, self._record
+
         def pass_on(chunk: bytes) -> None:
-            events = self._events(chunk)
+            # Nearly every chunk is one whole event that tells nothing but a token.
+            if splitter.between_events and chunk.endswith(b"\n\n"):
+                events = chunk
+            else:
+                events = splitter.feed(chunk)
+            if record.first_token_s is None:
+                self._look_for_token(events)
+            if b'"usage"' in events:
+                events = meter.see(events)
             if events:
                 self._last = events
                 sink(events)
@@ -284,11 +294,13 @@ class StreamAnswer(Answer):
     def _events(self, chunk: bytes) -> bytes:
         """The whole events that this chunk completes, without those that nobody asked for."""
         events = self._splitter.feed(chunk)
-        if not events:
-            return b""
-        if self._record.first_token_s is None and has_content(events):
-            self._record.first_token_s = self._clock()
+        if self._record.first_token_s is None:
+            self._look_for_token(events)
         return self._meter.see(events)
+
+    def _look_for_token(self, events: bytes) -> None:
+        if has_content(events):
+            self._record.first_token_s = self._clock()
 
     def close(self) -> None:
         super().close()

@@ -17,14 +17,20 @@ _CONTENT = re.compile(
 class EventSplitter:
     """Turns chunks of any size into runs of whole events."""
 
-    __slots__ = ("_tail", "torn")
+    __slots__ = ("_tail", "between_events", "torn")
 
     def __init__(self) -> None:
         self._tail = b""
         self.torn = False  # whether what was passed on ends inside an event
+        self.between_events = True  # nothing is kept back either: whole events may just be passed
 
     def feed(self, chunk: bytes) -> bytes:
         """The bytes that may be passed on now, perhaps none."""
+        passed = self._whole(chunk)
+        self.between_events = not self.torn and not self._tail
+        return passed
+
+    def _whole(self, chunk: bytes) -> bytes:
         if self._tail:
             chunk = self._tail + chunk
             self._tail = b""
