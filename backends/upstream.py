@@ -161,6 +161,11 @@ class Response:
         self._connection: Connection | None = connection
         self._idle_s = idle_s
 
+    def read_now(self) -> bytes:
+        """What has arrived and was not read yet, perhaps nothing; spares a wait by `read`."""
+        connection = self._connection
+        return connection.take() if connection is not None and connection.chunks else b""
+
     async def read(self) -> bytes:
         """What has arrived, at least one byte; b"" at the end. Raises UpstreamError.
 

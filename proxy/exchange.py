@@ -129,9 +129,11 @@ class Exchange:
     async def _serve(self, body: bytes) -> None:
         gateway, record, responder = self._gateway, self._record, self._responder
         assert self._route is not None
-        request = await inbound.read_request(
-            self._head, self._route, body, record.request_id, self._connection.max_body
-        )
+        plain = body
+        encoding = self._head.fields.get(b"content-encoding")
+        if encoding is not None:
+            plain = await inbound.unpacked(body, encoding, self._connection.max_body)
+        request = inbound.read_request(self._head, self._route, plain, record.request_id)
         if gateway.owner is not None and not gateway.knows(request):
             await self._forward(gateway.owner, body)
             return

@@ -105,15 +105,12 @@ def request_id(head: Head) -> str:
     return f"req_{random.getrandbits(128):032x}"
 
 
-async def read_request(head: Head, found: Route, raw: bytes, id: str, max_body: int) -> Request:
-    """Understand the whole request. Raises GatewayError."""
+def read_request(head: Head, found: Route, plain: bytes, id: str) -> Request:
+    """Understand the whole request, its body unpacked. Raises GatewayError."""
     fields = head.fields
     body: Body | None = None
     if found.response_id is None:
-        encoding = fields.get(b"content-encoding")
-        if encoding is not None:
-            raw = await _unpacked(raw, encoding.strip().lower(), max_body)
-        body = _parse(raw, fields.get(b"content-type", b""))
+        body = _parse(plain, fields.get(b"content-type", b""))
     return Request(
         id=id,
         method=head.method,
@@ -155,8 +152,9 @@ def _parse(raw: bytes, content_type: bytes) -> Body:
     )
 
 
-async def _unpacked(raw: bytes, encoding: bytes, max_body: int) -> bytes:
-    """Undo a content-encoding without ever holding more than was allowed."""
+async def unpacked(raw: bytes, encoding: bytes, max_body: int) -> bytes:
+    """Undo a content-encoding without ever holding more than was allowed. Raises GatewayError."""
+    encoding = encoding.strip().lower()
     if encoding in (b"", b"identity"):
         return raw
     unpack = _UNPACK.get(encoding)

@@ -122,7 +122,7 @@ class Answer:
         if self.complete:
             return b""
         try:
-            chunk = await self._response.read()
+            chunk = self._response.read_now() or await self._response.read()
         except UpstreamError as error:
             raise self._lost(error) from error
         if self._record.first_byte_s is None and chunk:
