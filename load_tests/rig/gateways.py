@@ -1,8 +1,9 @@
 """What is compared: how each gateway is started in front of the rig's upstream, at its defaults.
 
 vllm-router has one worker here, so its lightest policy is the fair one to be held against;
-its default, which keeps a tree of the prompts, is a peer of its own. Every gateway has one worker;
-where several are to be compared, Place is where their number and cores would stand.
+its default, which keeps a tree of the prompts, is a peer of its own. Every gateway has one worker,
+but for the Lamplighters with several, which share the one core too: what they need more than one
+does is then what N workers on N cores lose.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ class Place:
         return str(self.folder / name)
 
 
-def _lamplighter(place: Place) -> list[str]:
+def _lamplighter(place: Place, workers: int = 1) -> list[str]:
     lines = ["version: 1", f"server: {{port: {place.port}}}", f"admin: {{key: {ADMIN_KEY}}}"]
     lines += ["models:"]
     for name in MODELS:
@@ -49,7 +50,7 @@ def _lamplighter(place: Place) -> list[str]:
         lines += [f"    hot: {{urls: [{place.upstream_url}/v1]}}"]
         lines += ["    price: {input: 0.1, output: 0.4}"]
     file = place.write("lamplighter.yaml", "\n".join(lines) + "\n")
-    return [sys.executable, "-m", "proxy.cli", "serve", file]
+    return [sys.executable, "-m", "proxy.cli", "serve", file, "--workers", str(workers)]
 
 
 def _vllm_router(place: Place, policy: str = "round_robin") -> list[str]:
@@ -105,6 +106,8 @@ http {{
 
 COMMANDS: dict[str, Callable[[Place], list[str]]] = {
     "lamplighter": _lamplighter,
+    "lamplighter-2-workers": lambda place: _lamplighter(place, 2),
+    "lamplighter-4-workers": lambda place: _lamplighter(place, 4),
     "vllm-router": _vllm_router,
     "vllm-router-cache-aware": lambda place: _vllm_router(place, "cache_aware"),
     "litellm": _litellm,
@@ -137,7 +140,7 @@ def gateway(
     own.mkdir()
     command = COMMANDS[name](Place(environment, own, port, upstream_port))
     env = {"NO_PROXY": "127.0.0.1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    if name == "lamplighter":
+    if name.startswith("lamplighter"):
         env |= {"XDG_RUNTIME_DIR": str(own), "PYTHONPATH": str(ROOT)}
     with started(name, command, core, own, env) as running:
         for _ in range(WARM_UP):
