@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import StartGateway
@@ -22,6 +22,7 @@ from tests.relay.callers import Answer, Caller, Cut, ask, chunks, request
 FUZZ = settings(
     deadline=None,
     max_examples=150,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink what hangs takes minutes
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 ERRORS = {400, 404, 405, 408, 411, 413, 414, 415, 417, 426, 431, 501, 505}
@@ -238,7 +239,7 @@ def failed(got: Answer | Cut, *, stream: bool) -> bool:
     return False
 
 
-@FUZZ
+@settings(FUZZ, max_examples=80)  # a silent server takes 0.4 s
 @given(which=st.integers(0, 3), cuts=CUTS, lost=PLACE, end=ENDS | st.just(End.STALL))
 @example(which=0, cuts=[], lost=1, end=End.CLOSE)
 @example(which=1, cuts=[], lost=1, end=End.CLOSE)
@@ -291,7 +292,7 @@ def test_any_answer_is_passed_whole_or_as_a_failure(
         assert 200 <= got.status <= 599
         assert got.body in raw or any(got.body in body for body in chunked_bodies(raw))
         start = raw.lstrip(b"\r\n").partition(b"\r\n\r\n")[0].lower()
-        announced = start.partition(b"content-length: ")[2].partition(b"\r")[0]
+        announced = start.partition(b"\r\ncontent-length: ")[2].partition(b"\r")[0]
         if b"chunked" not in raw.lower() and announced.isdigit() and got.status == 200:
             assert len(got.body) == int(announced)
     assert ask(fuzzed, request(chat("upstream"))).status == 200
