@@ -219,8 +219,10 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as exc:
-            self._fail(self._bad(exc), exc)
-            return
+            if self._stage != _DONE:
+                self._fail(self._bad(exc), exc)
+                return
+            self._reusable = False  # the response is whole; what follows it is nobody's
         if self._buffered > before:
             self._uncounted = 0
             if self._buffered > HIGH_WATER:

@@ -6,11 +6,10 @@ to leave would cost as much as all the rest (docs/performance.md).
 """
 
 import asyncio
+import socket
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-import httptools
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
@@ -21,18 +20,13 @@ from proxy.exchange import Exchange
 from proxy.forward import ForwardedCall
 from proxy.gateway import Gateway
 from proxy.head import Head
-from router.errors import (
-    BadRequest,
-    GatewayError,
-    HeadTooLarge,
-    RequestTimeout,
-    TooLarge,
-)
+from proxy.reader import BODY, HEAD, IDLE, HeadLimits, Reader
+from router.errors import GatewayError, RequestTimeout, TooLarge
 
 KEEP_ALIVE_S = 75.0  # above the 60 s at which load balancers drop idle connections
 SLOWEST_BODY = 1024  # bytes a second, on average; a body dripped slower than that is given up
-
-_IDLE, _HEAD, _BODY = range(3)  # what of a request is arriving
+LOOK_EVERY_S = 0.05  # for the end of a connection that is not read
+_CLOSED = (7, 8)  # TCP_CLOSE and TCP_CLOSE_WAIT of Linux: the peer has reset, or ended
 
 
 class Call(Protocol):
@@ -45,14 +39,6 @@ class Call(Protocol):
     def hold(self) -> None: ...
     def go_on(self) -> None: ...
     def caller_left(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class HeadLimits:
-    """Seconds within which the head of a request must have come, and its most bytes."""
-
-    timeout_s: float
-    max_bytes: int
 
 
 class Connection(asyncio.Protocol):
@@ -78,20 +64,15 @@ class Connection(asyncio.Protocol):
         self._gateway = gateway
         self._limits = limits
         self._deadline = Deadline(self.loop, self._late)
-        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
-        # A request that says "Connection: close" is answered, whatever follows it.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._stage = _IDLE
+        self._reader = Reader(limits, self)
         self._deaf = False  # nothing that still arrives is a request
         self._last = False  # no request is taken after the one that is answered now
         self._parting: GatewayError | None = None  # to be said when the current answer is out
         self._served = 0
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
         self._parts: list[bytes] = []
         self._size = 0
-        self._body_since_s = 0.0
+        self._body_since_s = 0.0  # when more of the arriving body was waited for at first
+        self._expecting = False  # the caller of the arriving request waits to be asked for its body
         self._arriving: Call | None = None  # the call whose body is not whole
         self._current: Call | None = None
         self._waiting: deque[tuple[Call, bytes, GatewayError | None]] = deque()
@@ -106,7 +87,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.server_state.connections.discard(cast(Any, self))
         self._deadline.cancel()
-        self._parser = None  # it refers back to this object
+        self._reader.close()
         self._deaf = True
         self._waiting.clear()
         for call in (self._current, self._arriving):
@@ -115,23 +96,18 @@ class Connection(asyncio.Protocol):
         self._arriving = None
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf or self._parser is None:
+        if self._deaf:
             return
-        if self._stage != _BODY:
-            self._head_bytes += len(data)
+        reader = self._reader
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._deaf = self._last = True  # answered as if it had not asked
-        except httptools.HttpParserError:
-            self._refuse(BadRequest("this is not a valid HTTP/1.1 request", code="invalid_http"))
+            reader.feed(data)
+        except GatewayError as error:
+            self._refuse(error)
             return
-        if self._stage == _HEAD:
-            if self._head_bytes > self._limits.max_bytes:
-                self._refuse(self._too_large())
-            elif self._current is None and self._head_bytes == len(data):
+        if reader.stage == HEAD:
+            if self._current is None and reader.head_bytes == len(data):
                 self._deadline.after(self._limits.timeout_s)
-        elif self._stage == _BODY and self._arriving is not None:
+        elif reader.stage == BODY and self._arriving is not None:
             self._await_body()
 
     def pause_writing(self) -> None:
@@ -150,42 +126,14 @@ class Connection(asyncio.Protocol):
         if self._current is None:
             self.transport.close()
 
-    # --- what the parser finds -------------------------------------------------------------------
+    # --- what the reader finds -------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        self._stage = _HEAD
-        self._url = b""
-        self._headers = []
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        if self._deaf or self._parser is None:
-            return
-        if self._head_bytes > self._limits.max_bytes:  # with some of the body, perhaps
-            size = len(self._url) + sum(len(n) + len(v) + 4 for n, v in self._headers)
-            if size > self._limits.max_bytes:
-                self._refuse(self._too_large())
-                return
-        self._stage = _BODY
+    def request_begins(self, head: Head) -> None:
+        if self._last or self._gateway.draining:
+            head.keep_alive = False
         self._parts = []
         self._size = 0
-        keep_alive = self._parser.should_keep_alive() and not self._last
-        try:
-            head = Head(
-                self._parser.get_method().decode(),
-                self._url,
-                self._headers,
-                self._parser.get_http_version(),
-                keep_alive and not self._gateway.draining,
-            )
-        except BadRequest as error:
-            self._refuse(error)
-            return
+        self._body_since_s = 0.0
         call = self._call(head)
         self.max_body = self._gateway.config.server.max_body
         try:
@@ -197,24 +145,24 @@ class Connection(asyncio.Protocol):
             self._hand_over(call, b"", refusal)
             return
         self._arriving = call
-        if head.expects_continue and self._current is None:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._expecting = head.expects_continue
+        if self._expecting and self._current is None:
+            self._ask_for_body()
 
-    def on_body(self, body: bytes) -> None:
+    def body_arrives(self, piece: bytes) -> None:
         call = self._arriving
         if call is None:
             return
-        self._size += len(body)
-        self._parts.append(body)
+        self._expecting = False
+        self._size += len(piece)
+        self._parts.append(piece)
         if self._size > self.max_body:
             self._arriving = None
             self._parts = []
             self._hand_over(call, b"", TooLarge.than(self.max_body))
 
-    def on_message_complete(self) -> None:
+    def request_ends(self) -> None:
         call = self._arriving
-        self._stage = _IDLE
-        self._head_bytes = 0
         if call is not None:
             self._arriving = None
             body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
@@ -222,6 +170,10 @@ class Connection(asyncio.Protocol):
             self._hand_over(call, body, None)
         elif self._current is None and not self._deaf:
             self._deadline.after(KEEP_ALIVE_S)  # the rest of what was refused
+
+    def _ask_for_body(self) -> None:
+        self._expecting = False
+        self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _call(self, head: Head) -> Call:
         if is_control(head.path):
@@ -236,7 +188,18 @@ class Connection(asyncio.Protocol):
             self._begin(call, body, refusal)
         else:  # pipelined: answered in the order of asking
             self._waiting.append((call, body, refusal))
-            self.transport.pause_reading()
+            if len(self._waiting) == 1:
+                self.transport.pause_reading()
+                self.loop.call_later(LOOK_EVERY_S, self._look_for_end)
+
+    def _look_for_end(self) -> None:
+        """While a request waits nothing is read, so nobody tells when the caller leaves."""
+        if not self._waiting or self.transport.is_closing():
+            return
+        if _has_ended(self.transport):
+            self.transport.abort()
+        else:
+            self.loop.call_later(LOOK_EVERY_S, self._look_for_end)
 
     def _begin(self, call: Call, body: bytes, refusal: GatewayError | None) -> None:
         self._deadline.clear()
@@ -260,11 +223,19 @@ class Connection(asyncio.Protocol):
             self._say_and_close(self._parting)
         elif self._last or not reusable:
             self.transport.close()
-        elif self._stage == _IDLE:
-            self._deadline.after(KEEP_ALIVE_S)
         else:
-            # Perhaps answered before its body was whole: the caller may send on for a while, so
-            # that it reads the answer instead of a reset, but not for ever.
+            self._await_more()
+
+    def _await_more(self) -> None:
+        if self._reader.stage == IDLE:
+            self._deadline.after(KEEP_ALIVE_S)
+        elif self._arriving is not None:
+            if self._expecting:
+                self._ask_for_body()
+            self._await_body()
+        else:
+            # A head; or the rest of a body that was refused: its caller may send on for a while,
+            # so that it reads the answer instead of a reset, but not for ever.
             self._deadline.after(self._limits.timeout_s)
 
     # --- limits ----------------------------------------------------------------------------------
@@ -273,7 +244,7 @@ class Connection(asyncio.Protocol):
         """Bytes came, and more must: soon, and not ever more slowly."""
         timeout_s = self._gateway.config.server.body_timeout
         now_s = self.loop.time()
-        if len(self._parts) <= 1:
+        if not self._body_since_s:
             self._body_since_s = now_s
         allowed_s = self._body_since_s + timeout_s + self._size / SLOWEST_BODY - now_s
         self._deadline.after(min(timeout_s, allowed_s))
@@ -286,15 +257,11 @@ class Connection(asyncio.Protocol):
             timeout_s = self._gateway.config.server.body_timeout
             message = f"the body did not go on for {timeout_s:g} s, or came ever more slowly"
             self._hand_over(call, b"", RequestTimeout(f"{message} (server.body_timeout)"))
-        elif self._stage == _HEAD or not self._served:
+        elif self._reader.stage == HEAD or not self._served:
             message = f"the request's head did not come within {self._limits.timeout_s:g} s"
             self._refuse(RequestTimeout(f"{message} (server.header_timeout)"))
         else:
             self.transport.close()
-
-    def _too_large(self) -> GatewayError:
-        limit = f"{self._limits.max_bytes} bytes (server.max_header_bytes)"
-        return HeadTooLarge(f"the request's head is over {limit}")
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer what is no request; behind the answer that is being written, if one is."""
@@ -311,3 +278,14 @@ class Connection(asyncio.Protocol):
             headers = [*wire.error_headers(error), (b"connection", b"close")]
             self.transport.write(wire.response_head(error.status, headers, len(body)) + body)
             self.transport.close()
+
+
+def _has_ended(transport: asyncio.Transport) -> bool:
+    """Whether the peer has closed or reset the connection, though bytes of it are unread."""
+    try:
+        state = transport.get_extra_info("socket").getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_INFO, 1
+        )
+    except OSError:  # no TCP socket
+        return False
+    return state[0] in _CLOSED

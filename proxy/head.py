@@ -60,4 +60,4 @@ class Head:
 
     @property
     def expects_continue(self) -> bool:
-        return self.fields.get(b"expect", b"").lower() == b"100-continue"
+        return self.chunks_understood and self.fields.get(b"expect", b"").lower() == b"100-continue"

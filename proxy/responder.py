@@ -69,7 +69,9 @@ class Responder:
         self._stream = any(n == b"content-type" and b"event-stream" in v for n, v in headers)
         self._chunked = length is None and self._head.chunks_understood
         self._close_framed = length is None and not self._chunked
-        self._connection.transport.write(self._head_bytes(status, headers, length, about))
+        head = self._head_bytes(status, headers, length, about)
+        if not self._connection.transport.is_closing():
+            self._connection.transport.write(head)
 
     def _head_bytes(self, status: int, headers: Headers, length: int | None, about: bytes) -> bytes:
         self.begun = True

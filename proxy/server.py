@@ -11,9 +11,10 @@ from typing import Any, cast
 import uvicorn
 
 from proxy.admin_key import AdminKey
-from proxy.connection import Connection, HeadLimits
+from proxy.connection import Connection
 from proxy.control import control_app
 from proxy.gateway import Gateway
+from proxy.reader import HeadLimits
 from proxy.workers import Workers
 
 log = logging.getLogger("lamplighter.server")
@@ -70,7 +71,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._loop = loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        if self._workers is not None:
+        if self.started and self._workers is not None:
             await self._workers.start()
         if self.started and self._on_started is not None:
             self._on_started(self._port())
@@ -112,7 +113,7 @@ class Server(uvicorn.Server):
             async with asyncio.timeout(within_s):
                 await gateway.until_idle()
                 if workers is not None:
-                    await workers.drain()
+                    await workers.until_idle()
         except TimeoutError:
             self._cut_off()
         if workers is not None:

@@ -131,16 +131,27 @@ async def test_head_within_the_bounds_is_taken() -> None:
         (CHUNKED + b"5\r\nhelloxx0\r\n\r\n", b"hello"),
         (CHUNKED + b"fffffffffffffffff\r\n", b""),
         (CHUNKED + b"5\r\nhello\r\n0\r\n" + b"a: b\r\n" * 100_000, b"hello"),
-        (HELLO + b"more", b"hello"),
-        (HELLO + HELLO, b"hello"),
-        (CHUNKED + b"5\r\nhello\r\n0\r\n\r\nmore", b"hello"),
-        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhellomore", b"hello"),
     ],
 )
 async def test_body_that_breaks_its_framing_is_a_bad_response(raw: bytes, before: bytes) -> None:
     async with serving(answering(raw, then_close=False)) as origin:
         whole, error = await read_until_error(await call(origin))
         assert (whole, type(error), error.stage) == (before, BadResponse, "body")
+        assert origin.idle_connections == 0
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        HELLO + b"more",
+        HELLO + HELLO,
+        CHUNKED + b"5\r\nhello\r\n0\r\n\r\nmore",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhellomore",
+    ],
+)
+async def test_what_follows_a_whole_response_is_nobodys(raw: bytes) -> None:
+    async with serving(answering(raw, then_close=False)) as origin:
+        assert await read_all(await call(origin)) == b"hello"
         assert origin.idle_connections == 0
 
 

@@ -11,7 +11,7 @@ from proxy.admin_key import AdminKey
 from proxy.control import control_app
 from tests.fakes.threaded import FakeServers
 from tests.fakes.wire import answer
-from tests.gateway import ADMIN_KEY, GatewayProcess
+from tests.gateway import ADMIN_KEY, GatewayProcess, eventually
 from tests.proxy.scenes import chat, raw
 
 ROUTES = [

@@ -117,18 +117,18 @@ def test_server_is_left_when_the_caller_leaves(
     print(f"{stage}, {how}: the server was left after {max(took_ms):.1f} ms at most")
 
 
-UNSEEN = pytest.mark.xfail(
-    strict=True, reason="who has sent a second request is seen to leave only at the next write"
-)
-
-
 @pytest.mark.parametrize("stage", ["silent", "begun", "half-media"])
 @pytest.mark.parametrize(
     "behind",
     [
-        pytest.param("request", marks=UNSEEN),
+        "request",
         "half-a-request",
-        pytest.param("many-requests", marks=UNSEEN),
+        pytest.param(
+            "many-requests",
+            marks=pytest.mark.xfail(
+                strict=True, reason="the end stands behind more bytes than an unread socket takes"
+            ),
+        ),
     ],
 )
 def test_server_is_left_by_a_caller_who_had_asked_for_more(
@@ -208,11 +208,8 @@ def gauges(gateway: GatewayProcess) -> Counter[str]:
 
 
 def tracebacks(log: str) -> list[str]:
-    """What failed, apart from a defect that shows in one run of three: a first comment that is due
-    in the very turn of the loop in which its caller leaves is written to a closed connection.
-    """
-    found = [text[:3000] for text in log.split("Traceback (most recent call last)")[1:]]
-    return [text for text in found if "in _comment" not in text]
+    """What failed."""
+    return [text[:3000] for text in log.split("Traceback (most recent call last)")[1:]]
 
 
 class Departures:

@@ -68,9 +68,6 @@ AMBIGUOUS = {
     "space-before-colon": headed("transfer-encoding : chunked", body=chunks(BODY)),
     "space-before-length": headed(f"content-length : {SIZE}"),
 }
-UNDONE = pytest.mark.xfail(
-    strict=True, reason="a transfer coding besides chunked is taken and not undone"
-)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +77,10 @@ UNDONE = pytest.mark.xfail(
         pytest.param(
             headed("transfer-encoding: gzip, chunked", body=chunks(BODY)),
             id="gzip-chunked",
-            marks=UNDONE,
         ),
         pytest.param(
             headed("transfer-encoding: identity, chunked", body=chunks(BODY)),
             id="identity-chunked",
-            marks=UNDONE,
         ),
     ],
 )
@@ -186,15 +181,13 @@ def test_request_before_rubbish_has_its_own_answer(
 
 # --- trailers ------------------------------------------------------------------------------------
 
-MERGED = pytest.mark.xfail(strict=True, reason="trailers are taken for headers of the request")
-
 
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize(
     "trailer",
     [
-        pytest.param(b"x-smuggled: 1\r\n", id="unknown", marks=MERGED),
-        pytest.param(b"content-type: text/plain\r\n", id="content-type", marks=MERGED),
+        pytest.param(b"x-smuggled: 1\r\n", id="unknown"),
+        pytest.param(b"content-type: text/plain\r\n", id="content-type"),
         pytest.param(b"authorization: Bearer x\r\n", id="authorization"),
         pytest.param(b"content-length: 4\r\n", id="content-length"),
         pytest.param(b"transfer-encoding: identity\r\n", id="transfer-encoding"),
@@ -271,17 +264,14 @@ BAD_STARTS = {
         pytest.param(
             request(BODY, CLOSE).replace(b"HTTP/1.1", b"HTTP/2.0"),
             id="version-2.0",
-            marks=pytest.mark.xfail(strict=True, reason="HTTP/2.0 in a request line is taken"),
         ),
         pytest.param(
             request(BODY, CLOSE).replace(b"host: gateway\r\n", b""),
             id="no-host",
-            marks=pytest.mark.xfail(strict=True, reason="no Host (RFC 9112, 3.2: must be 400)"),
         ),
         pytest.param(
             request(BODY, CLOSE, "host: other"),
             id="two-hosts",
-            marks=pytest.mark.xfail(strict=True, reason="two Hosts (RFC 9112, 3.2: must be 400)"),
         ),
     ],
 )
@@ -496,9 +486,6 @@ def test_refusal_of_the_next_request_waits_for_the_answer_before_it(
         assert (got.status, got.body) == (200, whole)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a later request's body is given header_timeout, once the first is answered"
-)
 def test_body_of_a_pipelined_request_has_the_time_of_any_body(
     start_gateway: StartGateway, fakes: FakeServers
 ) -> None:
@@ -543,7 +530,6 @@ def test_body_that_will_be_refused_is_not_asked_for(
     served_after(strict, fakes)
 
 
-@pytest.mark.xfail(strict=True, reason="no 100 for a request that came while another was answered")
 def test_body_of_a_pipelined_request_is_asked_for_in_its_turn(
     strict: GatewayProcess, fakes: FakeServers
 ) -> None:
@@ -561,7 +547,6 @@ def test_body_of_a_pipelined_request_is_asked_for_in_its_turn(
         assert caller.send(BODY).answer().status == 200
 
 
-@pytest.mark.xfail(strict=True, reason="100 is sent to HTTP/1.0 (RFC 9110, 10.1.1: must not be)")
 def test_old_client_is_never_asked_for_its_body(gateway: GatewayProcess) -> None:
     raw = request(BODY, "expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
     assert ask(gateway, raw).interim == ()
@@ -589,9 +574,6 @@ def test_old_client_gets_a_stream_without_chunks(
     assert body.endswith(DONE)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="chunks of HTTP/1.0 leave the connection open (RFC 9112, 6.1: must close)"
-)
 def test_chunks_of_an_old_client_end_its_connection(
     gateway: GatewayProcess, fakes: FakeServers
 ) -> None:
@@ -612,7 +594,6 @@ UPGRADES = {
 
 @pytest.mark.parametrize("upgrade", UPGRADES)
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-@pytest.mark.xfail(strict=True, reason="the body behind `Connection: Upgrade` is lost")
 def test_offer_to_upgrade_is_passed_over(
     gateway: GatewayProcess, fakes: FakeServers, upgrade: str, framing: str
 ) -> None:
@@ -646,7 +627,7 @@ def test_websocket_is_an_ordinary_refusal(gateway: GatewayProcess, fakes: FakeSe
         ("OPTIONS", "*", 404),
         ("TRACE", "/v1/chat/completions", 405),
         ("PROPFIND", "/v1/chat/completions", 405),
-        ("CONNECT", "/v1/chat/completions", 405),
+        ("CONNECT", "/v1/chat/completions", 400),
     ],
 )
 def test_other_method_is_answered_once(
@@ -705,7 +686,6 @@ def flood(gateway: GatewayProcess, start: bytes, piece: bytes, total: int) -> tu
     return most - before, said
 
 
-@pytest.mark.xfail(strict=True, reason="trailers are kept without a limit")
 def test_trailers_without_end_are_refused(gateway: GatewayProcess, fakes: FakeServers) -> None:
     head = request(b"2\r\n{}\r\n0\r\n", CHUNKED, framed=False)
     grown, said = flood(gateway, head, b"x-t: " + b"y" * 60_000 + b"\r\n", 80_000_000)
@@ -714,7 +694,6 @@ def test_trailers_without_end_are_refused(gateway: GatewayProcess, fakes: FakeSe
     served_after(gateway, fakes)
 
 
-@pytest.mark.xfail(strict=True, reason="a trailer is kept without a limit")
 def test_one_trailer_without_end_is_refused(gateway: GatewayProcess, fakes: FakeServers) -> None:
     head = request(b"2\r\n{}\r\n0\r\nx-t: ", CHUNKED, framed=False)
     grown, said = flood(gateway, head, b"y" * 60_000, 40_000_000)

@@ -177,22 +177,7 @@ def test_stream_without_done_ends_as_it_is(
 STRAY = [b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nstray", b"stray", b"0\r\n\r\n", b"\r\n"]
 
 
-@pytest.mark.parametrize(
-    "stray",
-    [
-        *(
-            pytest.param(
-                stray,
-                marks=pytest.mark.xfail(
-                    strict=True, reason="a stream that is whole ends with an error event"
-                ),
-            )
-            for stray in STRAY[:3]
-        ),
-        STRAY[3],
-    ],
-    ids=["answer", "text", "chunk", "line"],
-)
+@pytest.mark.parametrize("stray", STRAY, ids=["answer", "text", "chunk", "line"])
 def test_bytes_after_the_end_of_a_stream_are_nobodys(
     gateway: GatewayProcess, fakes: FakeServers, one: str, stray: bytes
 ) -> None:
