@@ -1,4 +1,4 @@
-"""make_tokenizer.py FILE.gguf HUB NAME: the tokenizer of a GGUF file, as a model hub's cache holds it.
+"""make_tokenizer.py FILE.gguf HUB NAME: a GGUF file's tokenizer, as a model hub's cache has it.
 
 Run by the Python of the load tool's environment. Offline, aiperf takes a tokenizer from the
 hub's cache and from nowhere else, so it gets a cache of its own with nothing but this in it.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+DISTURBED = 0.15  # of a core
 ALONE, THROUGH = "engine alone", "through Lamplighter"
 HEAD = ("engine, at a time", "", ALONE, THROUGH, "difference", "engine alone, between rounds")
 
@@ -37,7 +38,7 @@ class Turn:
     concurrency: int
     way: str
     answers: Answers
-    disturbed: bool = False
+    others: float = 0.0  # cores that programs used which are none of ours
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,9 @@ def table(turns: Sequence[Turn]) -> str:
 
 def note(turns: Sequence[Turn]) -> str:
     """How much stands behind the numbers."""
-    disturbed = sum(turn.disturbed for turn in turns)
-    behind = {len(turn.answers.first_token_ms) for turn in turns}
-    least = min(behind, default=0)
+    answered = [len(turn.answers.first_token_ms) for turn in turns]
+    disturbed = sum(turn.others > DISTURBED for turn in turns)
     return (
-        f"{len(turns)} turns of {least} answers or more each; "
-        f"other programs disturbed {disturbed} of them."
+        f"{len(turns)} turns of {min(answered)} to {max(answered)} answers each; in {disturbed} "
+        f"of them other programs used more than {DISTURBED:.0%} of a core."
     )

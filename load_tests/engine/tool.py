@@ -17,7 +17,7 @@ REQUIREMENTS = ("aiperf==0.13.0", "gguf==0.19.0")  # pinned: the command line mo
 TOKENIZER = "local/model"
 INSTALLS_WITHIN_S = 1200
 RUNS_WITHIN_S = 180.0
-PROMPT_TOKENS = 64
+PROMPT_TOKENS = 32
 OUTPUT_TOKENS = 32
 SEED = 7
 

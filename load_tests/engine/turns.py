@@ -3,16 +3,15 @@
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from load_tests.engine.servers import MODEL, Engine, Server, gateway, serving
-from load_tests.engine.table import ALONE, THROUGH, Turn, percentile, tokens_per_s
+from load_tests.engine.table import ALONE, DISTURBED, THROUGH, Turn, percentile, tokens_per_s
 from load_tests.engine.tool import Load, Tool
 from load_tests.rig.machine import core_time_s
 
-DISTURBED = 0.1  # of a core, used by programs that are none of ours
 QUIET_WITHIN_S = 15.0
 LOOKS_EVERY_S = 0.5
 
@@ -40,38 +39,49 @@ def measured(engine: Engine, tool: Tool, plan: Plan, cores: Cores, folder: Path)
         serving(engine, cores.engine, folder) as model_server,
         gateway(model_server.url, cores.rest, folder) as before_it,
     ):
-        ways = ((ALONE, model_server), (THROUGH, before_it))
-        running = [model_server, before_it]
+        ways = {ALONE: model_server, THROUGH: before_it}
+        meter = Meter(cores, list(ways.values()))
         for concurrency in plan.concurrencies:
             count = plan.requests * (1 if concurrency == 1 else 2)
             load = Load(concurrency, count, engine.extra)
             sent: set[str] = set()
+
+            def once(way: str, load: Load = load, sent: set[str] = sent) -> Turn:
+                meter.begin()
+                got, prompts = tool.run(ways[way].url, MODEL, load, cores.rest, folder)
+                sent.add(prompts)
+                return Turn(engine.name, load.concurrency, way, got, meter.others())
+
             for number in range(plan.rounds):
-                for way, server in ways if number % 2 == 0 else ways[::-1]:
-                    for tries_left in reversed(range(plan.tries)):
-                        _wait_until_quiet(cores)
-                        meter = Meter(cores, running)
-                        got, prompts = tool.run(server.url, MODEL, load, cores.rest, folder)
-                        sent.add(prompts)
-                        turn = Turn(engine.name, concurrency, way, got, meter.others() > DISTURBED)
-                        _tell(turn, meter.others())
-                        if not turn.disturbed or not tries_left:
-                            break
-                    yield turn
+                for way in list(ways)[:: 1 if number % 2 == 0 else -1]:
+                    yield _undisturbed(once, way, plan.tries, cores)
             if len(sent) > 1:
                 raise SystemExit("engine: the prompts were not the same in every turn")
 
 
+def _undisturbed(once: Callable[[str], Turn], way: str, tries: int, cores: Cores) -> Turn:
+    """One turn, repeated if other programs spoilt it; the least disturbed counts."""
+    done: list[Turn] = []
+    while len(done) < tries and not any(turn.others <= DISTURBED for turn in done):
+        _wait_until_quiet(cores)
+        done.append(once(way))
+        _tell(done[-1])
+    return min(done, key=lambda turn: turn.others)
+
+
 class Meter:
-    """What programs that are none of ours used of the two cores, from its creation on."""
+    """What programs that are none of ours use of the two cores."""
 
     def __init__(self, cores: Cores, ours: Sequence[Server]) -> None:
         self._cores = cores
         self._ours = ours
+        self.begin()
+
+    def begin(self) -> None:
         self._began_s, self._others_s = time.monotonic(), self._now_s()
 
     def others(self) -> float:
-        """In cores."""
+        """In cores, since it began."""
         return (self._now_s() - self._others_s) / (time.monotonic() - self._began_s)
 
     def _now_s(self) -> float:
@@ -89,11 +99,11 @@ def _wait_until_quiet(cores: Cores) -> None:
             return
 
 
-def _tell(turn: Turn, others: float) -> None:
+def _tell(turn: Turn) -> None:
     got = turn.answers
     text = (
         f"{turn.engine:10} {turn.concurrency:2} at a time  {turn.way:20} "
         f"first token p50 {percentile(got.first_token_ms, 50):8.1f} ms  "
-        f"{tokens_per_s(got):6.1f} tokens/s  {got.errors} errors  others {others:.2f} of a core"
+        f"{tokens_per_s(got):6.1f} tokens/s  {got.errors} errors  others {turn.others:.2f}"
     )
     print(text, file=sys.stderr, flush=True)
