@@ -16,6 +16,7 @@ from router.errors import GatewayError, ShuttingDown, UpstreamTimeout
 from router.headers import ascii_value
 from router.journey import Journey
 from router.record import Record
+from router.request import Request
 
 if TYPE_CHECKING:
     from proxy.connection import Connection
@@ -28,6 +29,7 @@ class Exchange:
 
     __slots__ = (
         "_answer",
+        "_body",
         "_caller_left",
         "_connection",
         "_counted",
@@ -47,6 +49,7 @@ class Exchange:
         self._responder = Responder(connection, head, id)
         self._record = Record(id, "other", gateway.clock())
         self._route: inbound.Route | None = None
+        self._body = b""  # not kept longer than it may have to be sent: streams are long
         self._answer: Answer | Response | None = None
         self._task: asyncio.Task[None] | None = None
         self._caller_left = False
@@ -61,7 +64,8 @@ class Exchange:
             raise ShuttingDown("the gateway is stopping and takes no new requests")
 
     def start(self, body: bytes, refusal: GatewayError | None) -> None:
-        self._task = self._connection.loop.create_task(self._run(body, refusal))
+        self._body = body
+        self._task = self._connection.loop.create_task(self._run(refusal))
         self._gateway.enter(self)
 
     def hold(self) -> None:
@@ -83,16 +87,19 @@ class Exchange:
             self._task.cancel()
 
     def cut_off(self) -> None:
-        """The gateway stops: end the exchange with an error that says so."""
-        if self._task is not None:
+        """The gateway stops: end the exchange with an error that says so.
+
+        A call that was handed on is ended by its owner, in whole events.
+        """
+        if self._task is not None and self._counted:
             self._task.cancel()
 
-    async def _run(self, body: bytes, refusal: GatewayError | None) -> None:
+    async def _run(self, refusal: GatewayError | None) -> None:
         record, responder = self._record, self._responder
         try:
             if refusal is not None:
                 raise refusal
-            await self._serve(body)
+            await self._serve()
         except GatewayError as error:
             self._fail(error)
         except asyncio.CancelledError:
@@ -126,17 +133,13 @@ class Exchange:
         resumable = answer.resumable if isinstance(answer, Answer) else answer is None
         self._responder.fail(error, resumable=resumable)
 
-    async def _serve(self, body: bytes) -> None:
+    async def _serve(self) -> None:
         gateway, record, responder = self._gateway, self._record, self._responder
-        assert self._route is not None
-        plain = body
-        encoding = self._head.fields.get(b"content-encoding")
-        if encoding is not None:
-            plain = await inbound.unpacked(body, encoding, self._connection.max_body)
-        request = inbound.read_request(self._head, self._route, plain, record.request_id)
+        request = await self._request()
         if gateway.owner is not None and not gateway.knows(request):
-            await self._forward(gateway.owner, body)
+            await self._forward(gateway.owner)
             return
+        self._body = b""
         record.stream = request.stream
         record.bytes_in = request.size
         journey = gateway.router.begin(request, record)
@@ -153,9 +156,19 @@ class Exchange:
         else:
             await self._relay_within(journey, total_s)
 
-    async def _forward(self, owner: Origin, body: bytes) -> None:
+    async def _request(self) -> Request:
+        """What the whole body asks for. Raises GatewayError."""
+        head, body = self._head, self._body
+        assert self._route is not None
+        encoding = head.fields.get(b"content-encoding")
+        if encoding is not None:
+            body = await inbound.unpacked(body, encoding, self._connection.max_body)
+        return inbound.read_request(head, self._route, body, self._record.request_id)
+
+    async def _forward(self, owner: Origin) -> None:
         """Hand the call to the process that can answer it, and that counts it."""
         self._counted = False
+        body, self._body = self._body, b""
         self._answer = response = await forward.ask(
             owner, self._head, self._record.request_id, body
         )

@@ -142,6 +142,7 @@ class Journey:
                 lease.release()
                 raise
             if answer is not None:
+                self._request.body = None  # nobody is asked again, and a stream may be long
                 return answer
             lease.release()
             self._places.tried.add(lease.endpoint)
