@@ -92,14 +92,21 @@ class Origin:
         return len(self._idle)
 
     async def open(
-        self, method: str, target: bytes, headers: Headers, body: bytes, timeouts: Timeouts
+        self,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        timeouts: Timeouts,
+        host: bytes | None = None,
     ) -> "Response":
         """Send a request and wait for the head of its response; close() what you get.
 
         `target` is the whole path with its query. Host, length and connection headers are written
         here; ValueError when `headers` brings them, or anything that would break the framing.
+        `host` is for a server that must know under which name its caller asked.
         """
-        head = request_head(method, target, self.host, headers, len(body))
+        head = request_head(method, target, host or self.host, headers, len(body))
         bodiless = method == "HEAD"
         kept = self._pop_idle()
         if kept is not None:

@@ -136,8 +136,13 @@ class _Admin:
 
     def _state(self, name: str) -> dict[str, Any]:
         gateway = self._gateway
-        in_flight = gateway.in_flight(name)
-        return describe.model_state(gateway.fleet.snapshot, name, gateway.clock(), in_flight)
+        return describe.model_state(
+            gateway.fleet.snapshot,
+            name,
+            gateway.clock(),
+            gateway.in_flight(name),
+            gateway.waiting(name),
+        )
 
     async def act(self, request: Request) -> Response:
         """start, drain or stop all instances of a model."""

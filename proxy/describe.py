@@ -42,7 +42,9 @@ def model_object(snapshot: Snapshot, name: str, shown_as: str | None = None) -> 
     }
 
 
-def model_state(snapshot: Snapshot, name: str, now_s: float, in_flight: int) -> dict[str, Any]:
+def model_state(
+    snapshot: Snapshot, name: str, now_s: float, in_flight: int, waiting: int
+) -> dict[str, Any]:
     """All that an operator may want to know of a model. Durations in seconds."""
     backends = snapshot.backends[name]
     cold = backends.cold
@@ -52,7 +54,7 @@ def model_state(snapshot: Snapshot, name: str, now_s: float, in_flight: int) -> 
         "state": state(backends),
         "placement": placements(backends),
         "in_flight": in_flight,
-        "waiting": backends.room.requests,
+        "waiting": waiting,
         "endpoints": [_endpoint(e, now_s) for pool in backends.pools for e in pool.endpoints],
         "instances": instances(cold, now_s) if cold is not None else [],
         "start": _start(cold) if cold is not None else None,

@@ -8,7 +8,8 @@ from backends.upstream import Origin, Response, Timeouts, UpstreamError
 from proxy.head import Head
 from proxy.inbound import request_id
 from proxy.responder import Responder
-from router.errors import GatewayError, ModelUnavailable, ResponseLost
+from router.errors import BadRequest, GatewayError, ModelUnavailable, ResponseLost
+from router.headers import named_in_connection
 from router.request import Headers
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _ONE_HOP = frozenset(
 )
 _NOT_ASKED = _ONE_HOP | {b"host", b"expect", b"x-request-id"}
 _NOT_ANSWERED = _ONE_HOP | {b"date", b"x-request-id"}
+_BODILESS = frozenset({204, 304})
 
 
 class ForwardedCall:
@@ -73,11 +75,15 @@ class ForwardedCall:
 
 async def ask(owner: Origin, head: Head, id: str, body: bytes) -> Response:
     """The beginning of the owner's answer. Raises ModelUnavailable when it is gone."""
-    headers: Headers = [header for header in head.headers if header[0] not in _NOT_ASKED]
+    dropped = _NOT_ASKED | named_in_connection(head.fields)
+    headers: Headers = [header for header in head.headers if header[0] not in dropped]
     headers.append((b"x-request-id", id.encode()))
     target = head.raw_path + (b"?" + head.query if head.query else b"")
+    host = head.fields.get(b"host")
     try:
-        return await owner.open(head.method, target, headers, body, _TIMEOUTS)
+        return await owner.open(head.method, target, headers, body, _TIMEOUTS, host)
+    except ValueError as error:
+        raise BadRequest(f"the request cannot be passed on: {error}") from error
     except UpstreamError as error:
         message = "the process that owns the started instances does not answer"
         raise ModelUnavailable(message, code="owner_unreachable") from error
@@ -85,8 +91,11 @@ async def ask(owner: Origin, head: Head, id: str, body: bytes) -> Response:
 
 async def relay(response: Response, responder: Responder) -> None:
     """Write the owner's answer as it comes. Raises ResponseLost."""
-    length = dict(response.headers).get(b"content-length")
     headers = [header for header in response.headers if header[0] not in _NOT_ANSWERED]
+    if response.status in _BODILESS:
+        responder.whole(response.status, headers, b"")
+        return
+    length = dict(response.headers).get(b"content-length")
     responder.begin(response.status, headers, int(length) if length is not None else None)
     try:
         await response.pump(responder.write)

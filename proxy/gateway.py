@@ -50,8 +50,8 @@ class Gateway:
     `watcher` looks at the file that the configuration came from and was made before it was read,
     so that no change falls between the two; None means a configuration without a file.
     `owner` is set in a worker process: it answers what this one does not know. `elsewhere` gives
-    the requests of a model in flight from other processes, `on_change` hears of each new
-    configuration.
+    the requests of a model from other processes, in flight and waiting; `on_change` hears of each
+    new configuration, `on_drain` that no new requests are taken.
     """
 
     clock = staticmethod(time.monotonic)
@@ -66,8 +66,9 @@ class Gateway:
         owner: Origin | None = None,
     ) -> None:
         self.owner = owner
-        self.elsewhere: Callable[[str], int] = lambda model: 0
+        self.elsewhere: Callable[[str], tuple[int, int]] = lambda model: (0, 0)
         self.on_change: Callable[[Config], None] = lambda config: None
+        self.on_drain: Callable[[], None] = lambda: None
         self._first_config = config
         self.path = os.fspath(watcher.path) if watcher is not None else None
         self.metrics = Metrics()
@@ -94,7 +95,7 @@ class Gateway:
     async def start(self) -> None:
         self.fleet.apply(self._first_config)
         self._started = True
-        self.metrics.watch(self.fleet, self.in_flight)
+        self.metrics.watch(self.fleet, self.in_flight, self.waiting)
         self.metrics.reload_done(ok=True)
         if self._watcher is not None:
             self._tasks.start(self._watch_file(self._watcher), "watch the configuration")
@@ -127,7 +128,11 @@ class Gateway:
 
     def in_flight(self, model: str) -> int:
         """Requests of a model at its servers now, from all processes of this gateway."""
-        return self.fleet.snapshot.backends[model].in_flight + self.elsewhere(model)
+        return self.fleet.snapshot.backends[model].in_flight + self.elsewhere(model)[0]
+
+    def waiting(self, model: str) -> int:
+        """Requests of a model that wait for an endpoint now, in all processes of this gateway."""
+        return self.fleet.snapshot.backends[model].room.requests + self.elsewhere(model)[1]
 
     def knows(self, request: Request) -> bool:
         """Whether this process answers the request; if not, its owner does.
@@ -151,6 +156,7 @@ class Gateway:
         if not self.draining:
             log.info("draining: %d requests are still served", len(self._calls))
         self.draining = True
+        self.on_drain()
 
     def cut_off(self) -> None:
         """The time to finish is over: what still runs ends with an error that says so."""

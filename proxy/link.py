@@ -33,6 +33,7 @@ class Report(msgspec.Struct, tag=True):
 
     tables: dict[str, Dump] = {}
     in_flight: dict[str, int] = {}  # by model
+    waiting: dict[str, int] = {}
     calls: int = 0
     draining: bool = False
 
@@ -58,6 +59,11 @@ class Link:
         if not self._writer.is_closing():
             encoded = _ENCODE(message)
             self._writer.write(len(encoded).to_bytes(_LENGTH) + encoded)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the other end has not yet taken all that was sent."""
+        return bool(self._writer.transport.get_write_buffer_size())
 
     async def receive(self) -> Message | None:
         """The next message; None when the other end is gone."""

@@ -86,9 +86,11 @@ class Metrics:
         self._children: dict[tuple[Any, ...], Any] = {}
         self._series: dict[tuple[str, str, str], _Series] = {}
 
-    def watch(self, fleet: Fleet, in_flight: Callable[[str], int]) -> None:
+    def watch(
+        self, fleet: Fleet, in_flight: Callable[[str], int], waiting: Callable[[str], int]
+    ) -> None:
         """Report the fleet's gauges from its own state whenever they are scraped."""
-        self.registry.register(_FleetGauges(fleet, in_flight))
+        self.registry.register(_FleetGauges(fleet, in_flight, waiting))
 
     @property
     def _tables(self) -> list[Counters | Histograms]:
@@ -204,9 +206,12 @@ class _Maker:
 class _FleetGauges:
     """Gauges that are read from the fleet, not kept beside it: they cannot drift."""
 
-    def __init__(self, fleet: Fleet, in_flight: Callable[[str], int]) -> None:
+    def __init__(
+        self, fleet: Fleet, in_flight: Callable[[str], int], waiting: Callable[[str], int]
+    ) -> None:
         self._fleet = fleet
         self._in_flight = in_flight
+        self._waiting = waiting
 
     def collect(self) -> list[GaugeMetricFamily]:
         flying = GaugeMetricFamily(
@@ -222,7 +227,7 @@ class _FleetGauges:
             "lamplighter_endpoints_healthy", "Healthy always-on endpoints", labels=["model"]
         )
         for model, backends in self._fleet.snapshot.backends.items():
-            waiting.add_metric([model], backends.room.requests)
+            waiting.add_metric([model], self._waiting(model))
             flying.add_metric([model], self._in_flight(model))
             if backends.hot is not None:
                 healthy.add_metric([model], backends.hot.view().healthy)

@@ -2,22 +2,29 @@
 
 import math
 
-from config.schema import Config, Model
+from config.schema import Config, Endpoint, Hot, Model, Queue
 
 
-def share_of(config: Config, workers: int) -> Config:
+def share_of(config: Config, workers: int, seat: int) -> Config:
     """The models that need no state but their worker's own, with a worker's part of each limit.
 
-    A model with a `cold` part, or that falls back to one, belongs to the process that owns the
-    instances; a worker does not know it. A limit of 3 for 2 workers is 2 for each.
+    A model with a `cold` part, or with a limit that is too small to be divided, belongs to the
+    process that owns the instances, and so does one that falls back to such a model; a worker does
+    not know it. Of a limit of 3 for 2 workers the first, in seat 0, gets 2.
     """
     models = {
-        name: _share(model, workers)
-        for name, model in config.models.items()
-        if not any(config.models[each].cold for each in _reached(config, name))
+        name: _share(config, name, workers, seat)
+        for name in config.models
+        if not any(_is_owners(config.models[each], workers) for each in _reached(config, name))
     }
     fields = {name: getattr(config, name) for name in type(config).model_fields}
     return Config.model_construct(**{**fields, "models": models})  # a copy would keep its indexes
+
+
+def _is_owners(model: Model, workers: int) -> bool:
+    limits = [item.max_concurrency for item in model.hot.urls] if model.hot is not None else []
+    too_small = any(limit is not None and limit < workers for limit in limits)
+    return model.cold is not None or too_small
 
 
 def _reached(config: Config, model: str) -> list[str]:
@@ -29,13 +36,22 @@ def _reached(config: Config, model: str) -> list[str]:
     return seen
 
 
-def _share(model: Model, workers: int) -> Model:
-    if model.hot is None:
-        return model
-    urls = tuple(
-        item.model_copy(update={"max_concurrency": math.ceil(item.max_concurrency / workers)})
-        if item.max_concurrency is not None
-        else item
-        for item in model.hot.urls
+def _share(config: Config, name: str, workers: int, seat: int) -> Model:
+    model, queue = config.models[name], config.settings(name).queue
+    longest = min(queue.bytes, config.server.max_body)  # one body must find room
+    part = Queue.model_construct(
+        requests=math.ceil(queue.requests / workers),
+        bytes=max(math.ceil(queue.bytes / workers), longest),
     )
-    return model.model_copy(update={"hot": model.hot.model_copy(update={"urls": urls})})
+    changed: dict[str, Queue | Hot] = {"queue": part}
+    if model.hot is not None:
+        urls = tuple(_share_of_endpoint(item, workers, seat) for item in model.hot.urls)
+        changed["hot"] = model.hot.model_copy(update={"urls": urls})
+    return model.model_copy(update=changed)
+
+
+def _share_of_endpoint(item: Endpoint, workers: int, seat: int) -> Endpoint:
+    if item.max_concurrency is None:
+        return item
+    each, rest = divmod(item.max_concurrency, workers)
+    return item.model_copy(update={"max_concurrency": each + (seat < rest)})

@@ -5,10 +5,12 @@ of the instances does. Signals are the owner's to obey: a service manager sends 
 """
 
 import asyncio
+import os
 import pickle
 import signal
 import socket
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -18,12 +20,14 @@ from uvicorn.server import ServerState
 from backends.tasks import TaskSet
 from backends.upstream import Origin
 from config.schema import Config
-from proxy.connection import Connection, HeadLimits
+from proxy.connection import Connection
 from proxy.gateway import Gateway
 from proxy.link import Configure, CutOff, Drain, Link, Message, Report
 from proxy.process import log_to_stderr, settle
+from proxy.reader import HeadLimits
 
 REPORT_EVERY_S = 0.5
+WRITTEN_WITHIN_S = 3.0  # the last bytes to callers, once the calls have ended
 
 
 class Worker:
@@ -34,18 +38,20 @@ class Worker:
         self._link = link
         self._gateway = gateway = Gateway(config, watcher=None, launchers={}, owner=owner)
         self._tasks = TaskSet()
+        self._served = ServerState()
         self._connection = partial(
             Connection,
             gateway,
             HeadLimits(server.header_timeout, server.max_header_bytes),
             config=cast(Any, None),  # for the calls that only an owner answers
-            server_state=ServerState(),
+            server_state=self._served,
             app_state={},
         )
 
     async def run(self, connections: socket.socket) -> None:
         """Serve until the owner is gone."""
         await self._gateway.start()
+        self._report()
         loop = asyncio.get_running_loop()
         loop.add_reader(connections.fileno(), self._take, connections)
         self._tasks.start(self._report_always(), "report")
@@ -68,8 +74,8 @@ class Worker:
 
     def _take(self, connections: socket.socket) -> None:
         try:
-            _, descriptors, _, _ = socket.recv_fds(connections, 1, 16)
-        except BlockingIOError:
+            _, descriptors, _, _ = socket.recv_fds(connections, 1, 1)
+        except OSError:  # the owner took it back
             return
         for descriptor in descriptors:
             accepted = socket.socket(fileno=descriptor)
@@ -77,12 +83,16 @@ class Worker:
             self._tasks.start(self._adopt(accepted), "adopt a connection")
 
     async def _adopt(self, accepted: socket.socket) -> None:
-        await asyncio.get_running_loop().connect_accepted_socket(self._connection, accepted)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._connection, accepted)
+        except OSError:  # the caller has left meanwhile
+            accepted.close()
 
     async def _report_always(self) -> None:
         while True:
             await asyncio.sleep(REPORT_EVERY_S)
-            self._report()
+            if not self._link.behind:
+                self._report()
 
     async def _report_when_idle(self) -> None:
         await self._gateway.until_idle()
@@ -95,6 +105,7 @@ class Worker:
             Report(
                 tables=gateway.metrics.dump(),
                 in_flight={model: found.in_flight for model, found in backends.items()},
+                waiting={model: found.room.requests for model, found in backends.items()},
                 calls=gateway.calls,
                 draining=gateway.draining,
             )
@@ -109,17 +120,27 @@ class Worker:
                 await gateway.until_idle()
         except TimeoutError:
             gateway.cut_off()
-            await asyncio.sleep(0.1)
+        for connection in list(self._served.connections):
+            connection.shutdown()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WRITTEN_WITHIN_S):
+                while self._served.connections:  # noqa: ASYNC110  uvicorn's set tells nobody
+                    await asyncio.sleep(0.02)
         await gateway.close()
         await self._tasks.close()
 
 
 async def _main(link_end: socket.socket, connections: socket.socket, owner_path: str) -> None:
+    parent = os.getppid()
     link = await Link.over(link_end)
     first = await link.receive()
     if isinstance(first, Configure):
         worker = Worker(pickle.loads(first.config), link, Origin.at_socket(owner_path))
         await worker.run(connections)
+    if os.getppid() != parent:  # it was killed, and left its socket behind
+        with suppress(OSError):
+            os.unlink(owner_path)
+            os.rmdir(os.path.dirname(owner_path))
 
 
 def main(link: str, connections: str, owner_path: str, log_level: str) -> None:

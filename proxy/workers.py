@@ -11,6 +11,7 @@ import os
 import pickle
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from backends.tasks import TaskSet
@@ -22,18 +23,24 @@ from proxy.shares import share_of
 log = logging.getLogger("lamplighter.workers")
 
 AGAIN_AFTER_S = 1.0  # a worker that ended is replaced
+SILENT_AFTER_S = 5.0  # ten reports that did not come: stopped, or stuck
+LOOK_EVERY_S = 1.0
 CUT_OFF_WITHIN_S = 5.0
+DEAL_AGAIN_AFTER_S = 0.02  # when nobody took a connection, or no descriptor was left for it
 BACKLOG = 2048
+AT_ONCE = 64  # connections, before other work has its turn
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
     number: int  # never given twice
+    seat: int  # whose share it has; its replacement gets the same
     process: asyncio.subprocess.Process
     link: Link
     connections: socket.socket
+    untaken: socket.socket  # the worker's own end of these, to take back what it never took
+    heard_s: float
     told: Report = field(default_factory=Report)
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Workers:
@@ -47,128 +54,232 @@ class Workers:
         self._workers: list[_Worker] = []
         self._numbers = 0
         self._turn = 0
-        self._draining = False
+        self._held: list[socket.socket] = []  # connections that nobody took yet
+        self._closing = asyncio.Event()
         self._news = asyncio.Event()  # a worker reported, or ended
         self._tasks = TaskSet()
-        gateway.elsewhere = self.in_flight
+        self._loop = asyncio.get_running_loop()
+        gateway.elsewhere = self.requests
         gateway.on_change = self._changed
+        gateway.on_drain = self._drain
 
-    def in_flight(self, model: str) -> int:
-        """Requests of a model at its servers from all workers, as of their last reports."""
-        return sum(worker.told.in_flight.get(model, 0) for worker in self._workers)
+    def requests(self, model: str) -> tuple[int, int]:
+        """Of a model: in flight from all workers, and waiting there, as of their last reports."""
+        told = [worker.told for worker in self._workers]
+        in_flight = sum(report.in_flight.get(model, 0) for report in told)
+        return in_flight, sum(report.waiting.get(model, 0) for report in told)
 
     async def start(self) -> None:
-        await asyncio.gather(*(self._spawn() for _ in range(self._count)))
+        await asyncio.gather(*map(self._spawn, range(self._count)))
         self._listening.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept)
+        self._loop.add_reader(self._listening.fileno(), self._accept)
+        self._loop.call_later(LOOK_EVERY_S, self._look)
 
     @property
     def port(self) -> int:
         port: int = self._listening.getsockname()[1]
         return port
 
-    async def drain(self) -> None:
-        """Have every worker refuse new calls, and wait for the end of their last ones."""
-        self._draining = True
+    def _drain(self) -> None:
         for worker in self._workers:
             worker.link.send(Drain())
+
+    async def until_idle(self) -> None:
+        """Wait for the end of the last call of every worker; for a gateway that drains."""
         while any(not worker.told.draining or worker.told.calls for worker in self._workers):
             self._news.clear()
             await self._news.wait()
 
     def cut_off(self) -> None:
+        """End all calls, and the workers that do not do so."""
         for worker in self._workers:
             worker.link.send(CutOff())
+            self._loop.call_later(CUT_OFF_WITHIN_S, self._kill_busy, worker)
+
+    def _kill_busy(self, worker: _Worker) -> None:
+        if worker in self._workers and (worker.told.calls or not worker.told.draining):
+            worker.process.kill()
 
     async def close(self) -> None:
         """Stop to listen, and wait until every worker is gone."""
-        asyncio.get_running_loop().remove_reader(self._listening.fileno())
-        self._listening.close()
-        ending = list(self._workers)
-        for worker in ending:
+        self._closing.set()
+        self._loop.remove_reader(self._listening.fileno())
+        for ending in [self._listening, *self._held]:
+            ending.close()
+        for worker in self._workers:
             worker.link.close()
-            worker.connections.close()
-        try:
-            async with asyncio.timeout(CUT_OFF_WITHIN_S):
-                await asyncio.gather(*(worker.gone.wait() for worker in ending))
-        except TimeoutError:
-            for worker in ending:
-                worker.process.kill()
-        await self._tasks.close()
+        await self._tasks.wait()
 
     # --- connections -----------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        for _ in range(BACKLOG):
+        for _ in range(AT_ONCE):
             try:
                 accepted, _ = self._listening.accept()
-            except OSError:  # no more of them, or no descriptors: then later
+            except BlockingIOError:
                 return
-            with accepted:
-                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._deal(accepted)
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:  # no descriptor is left, most likely
+                log.error("no connection can be accepted: %s", error.strerror)
+                self._wait_to_deal()
+                return
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if not self._deal(accepted):
+                self._held.append(accepted)
+                self._wait_to_deal()
+                return
 
-    def _deal(self, accepted: socket.socket) -> None:
-        """To the next worker that takes it; none does when all are gone or choked: then closed."""
+    def _wait_to_deal(self) -> None:
+        """Leave callers in the backlog for a moment."""
+        self._loop.remove_reader(self._listening.fileno())
+        self._loop.call_later(DEAL_AGAIN_AFTER_S, self._deal_again)
+
+    def _deal_again(self) -> None:
+        if self._closing.is_set():
+            return
+        self._held = [held for held in self._held if not self._deal(held)]
+        if self._held:
+            self._loop.call_later(DEAL_AGAIN_AFTER_S, self._deal_again)
+        else:
+            self._loop.add_reader(self._listening.fileno(), self._accept)
+
+    def _deal(self, accepted: socket.socket) -> bool:
+        """To the next worker that takes it, a silent one only when all are; then it is closed."""
+        silent = {worker.number for worker in self._silent()}
         for _ in range(len(self._workers)):
             self._turn = (self._turn + 1) % len(self._workers)
-            try:
-                socket.send_fds(self._workers[self._turn].connections, [b"c"], [accepted.fileno()])
-            except OSError:
+            worker = self._workers[self._turn]
+            if worker.number in silent and len(silent) < len(self._workers):
                 continue
+            try:
+                socket.send_fds(worker.connections, [b"c"], [accepted.fileno()])
+            except OSError:  # its queue is full
+                continue
+            accepted.close()
+            return True
+        return False
+
+    def _silent(self) -> list[_Worker]:
+        before_s = self._loop.time() - SILENT_AFTER_S
+        return [worker for worker in self._workers if worker.heard_s < before_s]
+
+    def _look(self) -> None:
+        """What was dealt to a worker that went silent is dealt to the others."""
+        if self._closing.is_set():
             return
+        silent = self._silent()
+        if len(silent) < len(self._workers):
+            for worker in silent:
+                self._take_back(worker)
+        self._loop.call_later(LOOK_EVERY_S, self._look)
+
+    def _take_back(self, worker: _Worker) -> None:
+        untaken: list[socket.socket] = []
+        while True:
+            try:
+                _, descriptors, _, _ = socket.recv_fds(worker.untaken, 1, 1)
+            except OSError:  # no more
+                break
+            untaken += [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        left = [accepted for accepted in untaken if not self._deal(accepted)]
+        if left:
+            if not self._held:
+                self._wait_to_deal()
+            self._held += left
 
     # --- processes -------------------------------------------------------------------------------
 
-    async def _spawn(self) -> None:
+    async def _spawn(self, seat: int) -> None:
         link, their_link = socket.socketpair()
-        connections, their_connections = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        theirs = (their_link, their_connections)
+        connections, untaken = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with their_link:
+            try:
+                process = await self._start_process(their_link, untaken)
+            except BaseException:
+                for end in (link, connections, untaken):
+                    end.close()
+                raise
+        for end in (link, connections, untaken):
+            end.setblocking(False)
+        self._numbers += 1
+        worker = _Worker(
+            self._numbers,
+            seat,
+            process,
+            await Link.over(link),
+            connections,
+            untaken,
+            self._loop.time(),
+        )
+        worker.link.send(self._configure(self._gateway.config, seat))
+        if self._gateway.draining:
+            worker.link.send(Drain())
+        if self._closing.is_set():
+            worker.link.close()
+        self._workers.append(worker)
+        self._tasks.start(self._attend(worker), f"worker {worker.number}")
+
+    async def _start_process(
+        self, link: socket.socket, connections: socket.socket
+    ) -> asyncio.subprocess.Process:
         level = logging.getLevelName(logging.getLogger().level)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy.worker"),
-            *(str(end.fileno()) for end in theirs),
-            *(self._owner_path, level),
-            pass_fds=[end.fileno() for end in theirs],
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "proxy.worker"),  # -P: not from the current folder
+            *(str(link.fileno()), str(connections.fileno()), self._owner_path, level),
+            pass_fds=[link.fileno(), connections.fileno()],
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
-        for end in theirs:
-            end.close()
-        for end in (link, connections):
-            end.setblocking(False)
-        self._numbers += 1
-        worker = _Worker(self._numbers, process, await Link.over(link), connections)
-        worker.link.send(self._configure(self._gateway.config))
-        if self._draining:
-            worker.link.send(Drain())
-        self._workers.append(worker)
-        self._tasks.start(self._attend(worker), f"worker {worker.number}")
 
     async def _attend(self, worker: _Worker) -> None:
         """Hear what a worker reports, until it ends; then start another in its place."""
         while isinstance(report := await worker.link.receive(), Report):
             worker.told = report
+            worker.heard_s = self._loop.time()
             self._news.set()
             self._gateway.metrics.learn(worker.number, report.tables)
-        worker.link.close()
-        code = await worker.process.wait()
-        worker.connections.close()
         self._workers.remove(worker)
+        worker.link.close()
+        if not self._closing.is_set():
+            self._take_back(worker)
+        worker.connections.close()
+        worker.untaken.close()
+        code = await _ended(worker.process)
         self._gateway.metrics.keep(worker.number)
-        worker.gone.set()
         self._news.set()
-        if not self._draining:
+        if not self._closing.is_set():
             log.error("worker %d ended with code %d and is replaced", worker.number, code)
-            await asyncio.sleep(AGAIN_AFTER_S)
-            await self._spawn()
+            await self._replace(worker.seat)
+
+    async def _replace(self, seat: int) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(AGAIN_AFTER_S):
+                    await self._closing.wait()
+                return
+            try:
+                await self._spawn(seat)
+                return
+            except OSError as error:
+                log.error("no worker can be started: %s", error)
 
     def _changed(self, config: Config) -> None:
         for worker in self._workers:
-            worker.link.send(self._configure(config))
+            worker.link.send(self._configure(config, worker.seat))
 
-    def _configure(self, config: Config) -> Configure:
-        return Configure(pickle.dumps(share_of(config, self._count)))
+    def _configure(self, config: Config, seat: int) -> Configure:
+        return Configure(pickle.dumps(share_of(config, self._count, seat)))
+
+
+async def _ended(process: asyncio.subprocess.Process) -> int:
+    """The exit code of a worker that was left, or left by itself; it has not for ever."""
+    try:
+        async with asyncio.timeout(CUT_OFF_WITHIN_S):
+            return await process.wait()
+    except TimeoutError:
+        process.kill()
+        return await process.wait()
 
 
 def listen(host: str, port: int) -> socket.socket:

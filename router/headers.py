@@ -93,7 +93,7 @@ def sent_on(request: Request, *, key: str | None, outside: bool) -> Headers:
     """The request headers for a model server; `outside` for one that is not our own."""
     crosses = _OUTSIDE if outside else _INSIDE
     headers = [header for header in request.headers if crosses[header[0]]]
-    named = _named_in_connection(request.fields)
+    named = named_in_connection(request.fields)
     if named:
         headers = [header for header in headers if header[0] not in named]
     headers.append((b"x-request-id", request.id.encode()))
@@ -105,7 +105,7 @@ def sent_on(request: Request, *, key: str | None, outside: bool) -> Headers:
     return headers
 
 
-def _named_in_connection(fields: Mapping[bytes, bytes]) -> frozenset[bytes]:
+def named_in_connection(fields: Mapping[bytes, bytes]) -> frozenset[bytes]:
     """Headers that the Connection header declares to be for this hop only (RFC 9110, 7.6.1)."""
     value = fields.get(b"connection")
     if value is None or value.lower() in (b"keep-alive", b"close"):

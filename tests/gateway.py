@@ -15,18 +15,26 @@ import psutil
 
 ADMIN_KEY = "test-admin-key"
 STARTS_WITHIN_S = 60.0
+WORKERS = int(os.environ.get("LAMPLIGHTER_TEST_WORKERS", "1"))  # of gateways that do not care
 PATIENCE = 4  # machines are shared: what takes a second on an idle one may take four
 
 
 class GatewayProcess:
     """`lamplighter serve` on a port of its own. `text` is YAML without `version` and `admin`."""
 
-    def __init__(self, folder: Path, text: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        text: str,
+        env: Mapping[str, str] | None = None,
+        workers: int = WORKERS,
+    ) -> None:
         self.file = folder / "gateway.yaml"
         self.log_file = folder / "gateway.log"
         self.write(text)
         self._log = self.log_file.open("wb")
         command = [sys.executable, "-m", "proxy.cli", "serve", str(self.file), "--port", "0"]
+        command += ["--workers", str(workers)]
         self.process = subprocess.Popen(
             command,
             stdout=self._log,
@@ -59,8 +67,14 @@ class GatewayProcess:
         return state
 
     def children(self) -> list[psutil.Process]:
-        """Every living process below the gateway."""
-        found = psutil.Process(self.process.pid).children(recursive=True)
+        """Every living process below the gateway, its workers apart."""
+        return [p for p in self._living(recursive=True) if not _is_worker(p)]
+
+    def workers(self) -> list[psutil.Process]:
+        return [p for p in self._living(recursive=False) if _is_worker(p)]
+
+    def _living(self, *, recursive: bool) -> list[psutil.Process]:
+        found = psutil.Process(self.process.pid).children(recursive=recursive)
         return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
     def stop(self, signum: int = signal.SIGTERM, within_s: float = 30.0) -> int:
@@ -91,11 +105,21 @@ class GatewayProcess:
         raise AssertionError(f"the gateway did not start:\n{self.log}")
 
 
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return "proxy.worker" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+
+
 @contextlib.contextmanager
 def run_gateway(
-    folder: Path, text: str, env: Mapping[str, str] | None = None
+    folder: Path,
+    text: str,
+    env: Mapping[str, str] | None = None,
+    workers: int = WORKERS,
 ) -> Iterator[GatewayProcess]:
-    gateway = GatewayProcess(folder, text, env)
+    gateway = GatewayProcess(folder, text, env, workers)
     try:
         yield gateway
     finally:

@@ -49,7 +49,7 @@ def words(text: str) -> list[str]:
 def families() -> list[Metric]:
     metrics = Metrics()
     fleet: Any = SimpleNamespace(snapshot=SimpleNamespace(backends={}))
-    metrics.watch(fleet)
+    metrics.watch(fleet, lambda model: 0, lambda model: 0)
     return list(metrics.registry.collect())
 
 
