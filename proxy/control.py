@@ -105,6 +105,7 @@ class _Public:
         return JSONResponse({"status": "ready"})
 
     async def metrics(self, request: Request) -> Response:
+        await self._gateway.refresh()
         return Response(self._gateway.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     async def models(self, request: Request) -> Response:
@@ -128,10 +129,12 @@ class _Admin:
         self._gateway = gateway
 
     async def models(self, request: Request) -> Response:
+        await self._gateway.refresh()
         models = self._gateway.fleet.snapshot.config.models
         return JSONResponse({"models": [self._state(name) for name in models]})
 
     async def model(self, request: Request) -> Response:
+        await self._gateway.refresh()
         return JSONResponse(self._state(self._name(request)))
 
     def _state(self, name: str) -> dict[str, Any]:

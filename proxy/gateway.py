@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Protocol
@@ -67,6 +67,7 @@ class Gateway:
     ) -> None:
         self.owner = owner
         self.elsewhere: Callable[[str], tuple[int, int]] = lambda model: (0, 0)
+        self.refresh: Callable[[], Awaitable[None]] = _nothing
         self.on_change: Callable[[Config], None] = lambda config: None
         self.on_drain: Callable[[], None] = lambda: None
         self._first_config = config
@@ -216,6 +217,10 @@ class Gateway:
     def _instance_changed(self, model: str, instance: Instance, state: State) -> None:
         log.info("instance %s is %s", instance.id, state.value)
         self.metrics.instance_changed(model, instance, state)
+
+
+async def _nothing() -> None:
+    """For a gateway of one process."""
 
 
 def _needs_restart(old: Config, new: Config) -> list[str]:

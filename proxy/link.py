@@ -28,6 +28,12 @@ class CutOff(msgspec.Struct, tag=True):
     """To a worker: end all calls now."""
 
 
+class Tell(msgspec.Struct, tag=True):
+    """To a worker: report now, with this number."""
+
+    asked: int
+
+
 class Report(msgspec.Struct, tag=True):
     """From a worker: what it counted since its start, and what it is at."""
 
@@ -36,9 +42,10 @@ class Report(msgspec.Struct, tag=True):
     waiting: dict[str, int] = {}
     calls: int = 0
     draining: bool = False
+    asked: int = 0  # the number of the last Tell
 
 
-Message = Configure | Drain | CutOff | Report
+Message = Configure | Drain | CutOff | Tell | Report
 _ENCODE = msgspec.msgpack.Encoder().encode
 _DECODE = msgspec.msgpack.Decoder(Message).decode
 

@@ -22,7 +22,7 @@ from backends.upstream import Origin
 from config.schema import Config
 from proxy.connection import Connection
 from proxy.gateway import Gateway
-from proxy.link import Configure, CutOff, Drain, Link, Message, Report
+from proxy.link import Configure, CutOff, Drain, Link, Message, Report, Tell
 from proxy.process import log_to_stderr, settle
 from proxy.reader import HeadLimits
 
@@ -37,6 +37,7 @@ class Worker:
         server = config.server
         self._link = link
         self._gateway = gateway = Gateway(config, watcher=None, launchers={}, owner=owner)
+        self._asked = 0
         self._tasks = TaskSet()
         self._served = ServerState()
         self._connection = partial(
@@ -69,6 +70,9 @@ class Worker:
                 self._tasks.start(self._report_when_idle(), "report the end of the last call")
             case CutOff():
                 self._gateway.cut_off()
+            case Tell():
+                self._asked = order.asked
+                self._report()
             case Report():
                 pass  # is for the owner
 
@@ -108,6 +112,7 @@ class Worker:
                 waiting={model: found.room.requests for model, found in backends.items()},
                 calls=gateway.calls,
                 draining=gateway.draining,
+                asked=self._asked,
             )
         )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from backends.tasks import TaskSet
 from config.schema import Config
 from proxy.gateway import Gateway
-from proxy.link import Configure, CutOff, Drain, Link, Report
+from proxy.link import Configure, CutOff, Drain, Link, Report, Tell
 from proxy.shares import share_of
 
 log = logging.getLogger("lamplighter.workers")
@@ -25,6 +25,8 @@ log = logging.getLogger("lamplighter.workers")
 AGAIN_AFTER_S = 1.0  # a worker that ended is replaced
 SILENT_AFTER_S = 5.0  # ten reports that did not come: stopped, or stuck
 LOOK_EVERY_S = 1.0
+TOLD_WITHIN_S = 0.25  # then the last regular report must do
+STARTED_WITHIN_S = 10.0  # then callers wait, and not whoever waits for the start
 CUT_OFF_WITHIN_S = 5.0
 DEAL_AGAIN_AFTER_S = 0.02  # when nobody took a connection, or no descriptor was left for it
 BACKLOG = 2048
@@ -59,7 +61,9 @@ class Workers:
         self._news = asyncio.Event()  # a worker reported, or ended
         self._tasks = TaskSet()
         self._loop = asyncio.get_running_loop()
+        self._asked = 0
         gateway.elsewhere = self.requests
+        gateway.refresh = self._refresh
         gateway.on_change = self._changed
         gateway.on_drain = self._drain
 
@@ -71,9 +75,27 @@ class Workers:
 
     async def start(self) -> None:
         await asyncio.gather(*map(self._spawn, range(self._count)))
+        await self._refresh(STARTED_WITHIN_S)
         self._listening.setblocking(False)
         self._loop.add_reader(self._listening.fileno(), self._accept)
         self._loop.call_later(LOOK_EVERY_S, self._look)
+
+    async def _refresh(self, within_s: float = TOLD_WITHIN_S) -> None:
+        """Have every worker report now; those that do not in time were heard a moment ago."""
+        self._asked += 1
+        asked, silent = self._asked, self._silent()
+        waited = [worker for worker in self._workers if worker not in silent]
+        for worker in waited:
+            worker.link.send(Tell(asked))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while any(w.told.asked < asked for w in waited if w in self._workers):
+                    await self._next()
+
+    async def _next(self) -> None:
+        """Wait for a report of any worker, or the end of one."""
+        self._news.clear()
+        await self._news.wait()
 
     @property
     def port(self) -> int:
@@ -87,8 +109,7 @@ class Workers:
     async def until_idle(self) -> None:
         """Wait for the end of the last call of every worker; for a gateway that drains."""
         while any(not worker.told.draining or worker.told.calls for worker in self._workers):
-            self._news.clear()
-            await self._news.wait()
+            await self._next()
 
     def cut_off(self) -> None:
         """End all calls, and the workers that do not do so."""
