@@ -58,7 +58,7 @@ def report(given: argparse.Namespace, turns: Sequence[Turn]) -> str:
     return (
         f"{time.strftime('%Y-%m-%d %H:%M')}, {described()}; Python {platform.python_version()}, "
         f"{REQUIREMENTS[0].replace('==', ' ')}, SmolLM2-135M-Instruct; {given.rounds} rounds; "
-        f"prompts of {PROMPT_TOKENS} tokens, answers of {OUTPUT_TOKENS}. {note(turns)}"
+        f"prompts of {PROMPT_TOKENS} tokens, answers of {OUTPUT_TOKENS} on average. {note(turns)}"
         f"\n\n{table(turns)}\n"
     )
 
@@ -76,7 +76,7 @@ def main() -> None:
     if not chosen:
         raise SystemExit("engine: LAMPLIGHTER_TEST_VLLM names no environment with vLLM")
     tool = prepared(weights)
-    plan = Plan(given.concurrency, given.rounds, given.requests, 1 if given.quick else 2)
+    plan = Plan(given.concurrency, given.rounds, given.requests, 1 if given.quick else 3)
     turns: list[Turn] = []
     with contextlib.ExitStack() as after:
         after.callback(lambda: print(report(given, turns)) if turns else None)

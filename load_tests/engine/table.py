@@ -1,8 +1,9 @@
 """From the load tool's records to one table. Pure.
 
 Latencies of all rounds are taken together, so a percentile is one of requests, or of the gaps
-between tokens, and not a mean of percentiles. What the engine alone differs by between its own
-rounds is shown beside each difference: a smaller difference says nothing.
+between tokens, and not a mean of percentiles. Turns that other programs disturbed are left out.
+What the engine alone differs by between its own rounds is shown beside each difference: a smaller
+difference says nothing.
 """
 
 import dataclasses
@@ -40,29 +41,36 @@ class Turn:
     answers: Answers
     others: float = 0.0  # cores that programs used which are none of ours
 
+    @property
+    def disturbed(self) -> bool:
+        return self.others > DISTURBED
+
 
 @dataclass(frozen=True)
 class Row:
     label: str
     read: Callable[[Answers], float]
     digits: int = 1
+    always: bool = False  # read from disturbed turns too
 
 
-def answers(records: Iterable[Mapping[str, Any]], requests: int, tokens: int) -> Answers:
-    """Of `requests` that ask for `tokens` each; one that was not answered whole is an error."""
+def answers(
+    records: Iterable[Mapping[str, Any]], requests: int, asked: Mapping[str, int]
+) -> Answers:
+    """Of `requests`, each for as many tokens as `asked`; one not answered whole is an error."""
     first_token_ms: list[float] = []
     gaps_ms: list[float] = []
-    good = 0
+    tokens = 0
     for record in records:
         if record["metadata"]["benchmark_phase"] != "profiling" or record.get("error"):
             continue
-        metrics = record["metrics"]
-        if metrics.get("output_sequence_length", {}).get("value") != tokens:
+        metrics, expected = record["metrics"], asked[record["metadata"]["conversation_id"]]
+        if metrics.get("output_sequence_length", {}).get("value") != expected:
             continue
-        good += 1
+        tokens += expected
         first_token_ms.append(metrics["time_to_first_token"]["value"])
         gaps_ms.extend(metrics["inter_chunk_latency"]["value"])
-    return Answers(first_token_ms, gaps_ms, good * tokens, requests - good)
+    return Answers(first_token_ms, gaps_ms, tokens, requests - len(first_token_ms))
 
 
 def together(parts: Sequence[Answers]) -> Answers:
@@ -92,7 +100,7 @@ ROWS = (
     Row("between tokens p50 (ms)", lambda one: percentile(one.gaps_ms, 50), 2),
     Row("between tokens p99 (ms)", lambda one: percentile(one.gaps_ms, 99), 2),
     Row("tokens a second", tokens_per_s),
-    Row("errors", lambda one: float(one.errors), 0),
+    Row("errors", lambda one: float(one.errors), 0, always=True),
 )
 
 
@@ -100,7 +108,9 @@ def number(value: float, digits: int, sign: str = "") -> str:
     return "none" if math.isnan(value) else f"{value:{sign},.{digits}f}"
 
 
-def difference(alone: float, through: float, digits: int) -> str:
+def difference(alone: float | None, through: float | None, digits: int) -> str:
+    if alone is None or through is None:
+        return ""
     text = number(through - alone, digits, "+")
     if math.isnan(through - alone) or not alone:
         return text
@@ -115,15 +125,17 @@ def between(rounds: Sequence[float], digits: int) -> str:
 
 
 def lines_of(turns: Sequence[Turn]) -> list[list[str]]:
-    """Of one engine at one concurrency."""
-    alone = [turn.answers for turn in turns if turn.way == ALONE]
-    through = [turn.answers for turn in turns if turn.way == THROUGH]
+    """Of one engine at one concurrency. Errors are counted in disturbed turns too."""
     name = f"{turns[0].engine}, {turns[0].concurrency}"
+    quiet = [turn for turn in turns if not turn.disturbed]
     lines = []
     for row in ROWS:
-        ours, theirs = row.read(together(through)), row.read(together(alone))
+        counted = turns if row.always else quiet
+        alone = [turn.answers for turn in counted if turn.way == ALONE]
+        through = [turn.answers for turn in counted if turn.way == THROUGH]
+        theirs, ours = (row.read(together(one)) if one else None for one in (alone, through))
+        shown = ["disturbed" if v is None else number(v, row.digits) for v in (theirs, ours)]
         apart = between([row.read(one) for one in alone], row.digits)
-        shown = (number(theirs, row.digits), number(ours, row.digits))
         lines.append([name, row.label, *shown, difference(theirs, ours, row.digits), apart])
     return lines
 
@@ -148,9 +160,9 @@ def table(turns: Sequence[Turn]) -> str:
 
 def note(turns: Sequence[Turn]) -> str:
     """How much stands behind the numbers."""
-    answered = [len(turn.answers.first_token_ms) for turn in turns]
-    disturbed = sum(turn.others > DISTURBED for turn in turns)
+    quiet = [turn for turn in turns if not turn.disturbed]
+    answered = sum(len(turn.answers.first_token_ms) for turn in quiet)
     return (
-        f"{len(turns)} turns of {min(answered)} to {max(answered)} answers each; in {disturbed} "
-        f"of them other programs used more than {DISTURBED:.0%} of a core."
+        f"{len(quiet)} turns with {answered} answers; {len(turns) - len(quiet)} more left out, "
+        f"because other programs used over {DISTURBED:.0%} of a core."
     )

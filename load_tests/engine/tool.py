@@ -18,7 +18,7 @@ TOKENIZER = "local/model"
 INSTALLS_WITHIN_S = 1200
 RUNS_WITHIN_S = 180.0
 PROMPT_TOKENS = 32
-OUTPUT_TOKENS = 32
+OUTPUT_TOKENS, OUTPUT_STDDEV = 24, 4  # answers of equal length would all begin and end together
 SEED = 7
 
 
@@ -55,7 +55,8 @@ class Tool:
             *("--tokenizer", TOKENIZER, "--use-server-token-count", "--random-seed", str(SEED)),
             *("--synthetic-input-tokens-mean", str(PROMPT_TOKENS)),
             *("--synthetic-input-tokens-stddev", "0"),
-            *("--output-tokens-mean", str(OUTPUT_TOKENS), "--output-tokens-stddev", "0"),
+            *("--output-tokens-mean", str(OUTPUT_TOKENS)),
+            *("--output-tokens-stddev", str(OUTPUT_STDDEV)),
             *(word for one in extra for word in ("--extra-inputs", one)),
             *("--num-dataset-entries", str(load.requests)),
             *("--dataset-sampling-strategy", "sequential"),
@@ -79,11 +80,22 @@ class Tool:
                     raise SystemExit(
                         f"engine: aiperf ended with {code}; it last said\n{running.last_words()}"
                     )
-            summary = json.loads((out / "kept" / "profile_export_aiperf.json").read_text())
-            lines = (out / "kept" / "profile_export.jsonl").read_text().splitlines()
-            sent = hashlib.sha256((out / "kept" / "inputs.json").read_bytes()).hexdigest()
-            read = answers(map(json.loads, lines), load.requests, OUTPUT_TOKENS)
-            return read.lasting(summary["benchmark_duration"]["avg"]), sent
+            return answered(out / "kept", load.requests)
+
+
+def answered(kept: Path, requests: int) -> tuple[Answers, str]:
+    """From the files that the tool leaves."""
+    summary = json.loads((kept / "profile_export_aiperf.json").read_text())
+    inputs = (kept / "inputs.json").read_bytes()
+    asked = {
+        session["session_id"]: session["payloads"][0]["max_completion_tokens"]
+        for session in json.loads(inputs)["data"]
+    }
+    records = [json.loads(line) for line in (kept / "profile_export.jsonl").open()]
+    for error in filter(None, (record.get("error") for record in records)):
+        print(f"engine: {error.get('type')} {error.get('code')}", file=sys.stderr, flush=True)
+    got = answers(records, requests, asked).lasting(summary["benchmark_duration"]["avg"])
+    return got, hashlib.sha256(inputs).hexdigest()
 
 
 def prepared(gguf: Path) -> Tool:

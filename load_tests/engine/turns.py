@@ -54,19 +54,20 @@ def measured(engine: Engine, tool: Tool, plan: Plan, cores: Cores, folder: Path)
 
             for number in range(plan.rounds):
                 for way in list(ways)[:: 1 if number % 2 == 0 else -1]:
-                    yield _undisturbed(once, way, plan.tries, cores)
+                    yield from _undisturbed(once, way, plan.tries, cores)
             if len(sent) > 1:
                 raise SystemExit("engine: the prompts were not the same in every turn")
 
 
-def _undisturbed(once: Callable[[str], Turn], way: str, tries: int, cores: Cores) -> Turn:
-    """One turn, repeated if other programs spoilt it; the least disturbed counts."""
-    done: list[Turn] = []
-    while len(done) < tries and not any(turn.others <= DISTURBED for turn in done):
+def _undisturbed(once: Callable[[str], Turn], way: str, tries: int, cores: Cores) -> Iterator[Turn]:
+    """One turn, and another if other programs spoilt it."""
+    for _ in range(tries):
         _wait_until_quiet(cores)
-        done.append(once(way))
-        _tell(done[-1])
-    return min(done, key=lambda turn: turn.others)
+        turn = once(way)
+        _tell(turn)
+        yield turn
+        if not turn.disturbed:
+            return
 
 
 class Meter:

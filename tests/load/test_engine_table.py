@@ -9,6 +9,7 @@ import pytest
 from load_tests.engine.make_tokenizer import save
 from load_tests.engine.table import (
     ALONE,
+    DISTURBED,
     THROUGH,
     Answers,
     Turn,
@@ -22,6 +23,8 @@ from load_tests.engine.table import (
 )
 from load_tests.engine.tool import Load, Tool
 
+ASKED = {"one": 3}
+
 
 def record(
     first_ms: float, gaps_ms: list[float], phase: str = "profiling", **more: Any
@@ -31,11 +34,12 @@ def record(
         "inter_chunk_latency": {"value": gaps_ms},
         "output_sequence_length": {"value": 3},
     }
-    return {"metadata": {"benchmark_phase": phase}, "metrics": metrics, **more}
+    about = {"benchmark_phase": phase, "conversation_id": "one"}
+    return {"metadata": about, "metrics": metrics, **more}
 
 
 def test_answers_leave_out_what_warmed_up() -> None:
-    got = answers([record(900.0, [9.0, 9.0], "warmup"), record(10.0, [1.0, 2.0])], 1, 3)
+    got = answers([record(900.0, [9.0, 9.0], "warmup"), record(10.0, [1.0, 2.0])], 1, ASKED)
     assert got == Answers([10.0], [1.0, 2.0], tokens=3, errors=0)
 
 
@@ -43,17 +47,17 @@ def test_answers_leave_out_what_warmed_up() -> None:
     "bad",
     [
         record(10.0, [1.0], error={"code": 502}),
-        {"metadata": {"benchmark_phase": "profiling"}, "metrics": {}},
+        {**record(10.0, [1.0]), "metrics": {}},
         {**record(10.0, [1.0]), "metrics": {"output_sequence_length": {"value": 2}}},
     ],
     ids=["refused", "empty", "short"],
 )
 def test_answers_that_did_not_come_whole_are_errors(bad: dict[str, Any]) -> None:
-    assert answers([record(10.0, [1.0, 2.0]), bad], 2, 3).errors == 1
+    assert answers([record(10.0, [1.0, 2.0]), bad], 2, ASKED).errors == 1
 
 
 def test_answers_that_never_came_are_errors() -> None:
-    assert answers([record(10.0, [1.0, 2.0])], 4, 3).errors == 3
+    assert answers([record(10.0, [1.0, 2.0])], 4, ASKED).errors == 3
 
 
 def test_together_is_one_pool_and_no_mean_of_means() -> None:
@@ -116,12 +120,23 @@ def test_table_without_an_answer_says_so() -> None:
     assert "nan" not in text
 
 
-def test_note_counts_what_was_disturbed() -> None:
-    answered = Answers([1.0, 2.0])
-    turns = [Turn("vLLM", 1, ALONE, answered, 0.5), Turn("vLLM", 1, THROUGH, Answers([1.0]), 0.1)]
-    assert note(turns) == (
-        "2 turns of 1 to 2 answers each; in 1 of them other programs used more than 15% of a core."
+def test_disturbed_turns_are_left_out() -> None:
+    good, bad = Answers([10.0], [2.0], 64, 0, 2.0), Answers([900.0], [90.0], 3, 4, 2.0)
+    turns = [Turn("vLLM", 1, ALONE, good), Turn("vLLM", 1, ALONE, bad, DISTURBED + 0.1)]
+    both = [*turns, Turn("vLLM", 1, THROUGH, good, 0.1)]
+    *told, errors = table(both).splitlines()
+    assert told == table([both[0], both[2]]).splitlines()[:-1]
+    assert [cell.strip() for cell in errors.split("|")][3:6] == ["4", "0", "-4 (-100.0%)"]
+    assert note(both) == (
+        "2 turns with 2 answers; 1 more left out, because other programs used over 15% of a core."
     )
+
+
+def test_side_that_was_always_disturbed_has_no_number() -> None:
+    good = Answers([10.0], [2.0], 64, 0, 2.0)
+    turns = [Turn("vLLM", 1, ALONE, good, 0.9), Turn("vLLM", 1, THROUGH, good)]
+    cells = [cell.strip() for cell in table(turns).splitlines()[2].strip("|").split("|")]
+    assert cells[2:] == ["disturbed", "10.0", "", ""]
 
 
 def test_command_is_the_same_but_for_the_address() -> None:
