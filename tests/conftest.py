@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.engines.require import need
 from tests.fakes.threaded import FakeServers
 from tests.gateway import GatewayProcess, run_gateway
 
@@ -16,6 +17,11 @@ StartGateway = Callable[..., GatewayProcess]
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def openssl() -> None:
+    need("openssl")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Certificates made for one test run, and what trusts them."""
 
-import shutil
 import ssl
 import subprocess
 from dataclasses import dataclass
@@ -8,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-needs_openssl = pytest.mark.skipif(
-    not shutil.which("openssl"), reason="the openssl command makes the key"
-)
+needs_openssl = pytest.mark.usefixtures("openssl")  # the command, which makes the keys
 
 
 @dataclass(frozen=True)

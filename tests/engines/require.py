@@ -30,6 +30,10 @@ def _no_node() -> str | None:
     return f"not installed: {', '.join(absent)}" if absent else None
 
 
+def _no_program(name: str) -> Callable[[], str | None]:
+    return lambda: None if shutil.which(name) else f"not installed: {name}"
+
+
 def _no_vllm() -> str | None:
     venv = os.environ.get(VLLM_VENV)
     if not venv:
@@ -47,6 +51,8 @@ def _no_llama() -> str | None:
 
 MISSING: dict[str, Callable[[], str | None]] = {
     "node": _no_node,
+    "openssl": _no_program("openssl"),
+    "wrk": _no_program("wrk"),
     "vllm": _no_vllm,
     "llama": _no_llama,
 }

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,17 +11,18 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.engines.require import need
+
 ROOT = Path(__file__).resolve().parents[2]
 HARNESS = [sys.executable, "-m", "load_tests.peers", "--peers", "lamplighter"]
 
 two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
-wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk")
 
 
 @pytest.mark.slow
 @two_cores
-@wrk
 def test_quick_run_prints_the_table_and_keeps_the_numbers(tmp_path: Path) -> None:
+    need("wrk")
     numbers = tmp_path / "numbers.json"
     command = [*HARNESS, "--quick", "--json", str(numbers)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
