@@ -249,6 +249,7 @@ class Workers:
             *(sys.executable, "-P", "-m", "proxy.worker"),  # -P: not from the current folder
             *(str(link.fileno()), str(connections.fileno()), self._owner_path, level),
             pass_fds=[link.fileno(), connections.fileno()],
+            env={n: v for n, v in os.environ.items() if not n.startswith("LAMPLIGHTER_")},  # keys
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
