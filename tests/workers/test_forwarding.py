@@ -120,6 +120,16 @@ def test_control_answers_are_those_of_a_gateway_of_one_process(
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("name", ["hot", "handed-on"])
+def test_call_is_logged_and_counted_once(gateway: GatewayProcess, name: str) -> None:
+    before = counted(gateway, name).get("ok", 0.0)
+    with Caller(gateway) as caller:
+        assert ask_on(caller, name, f"x-request-id: once-{name}").status == 200
+    assert counted(gateway, name)["ok"] == before + 1
+    eventually(lambda: f"once-{name} " in gateway.log, 5, "its line")
+    assert gateway.log.count(f"once-{name} ") == 1
+
+
 def test_root_tells_the_address_that_the_caller_asked(gateway: GatewayProcess) -> None:
     with Caller(gateway) as caller:
         assert b'"http://gateway.example:81/v1"' in get(caller, "/").body

@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -67,6 +69,33 @@ def test_killed_worker_breaks_its_own_connections_only_and_is_replaced(
         with caller:
             assert ask_on(caller, "hot").status == 200
     assert "is replaced" in gateway.log
+
+
+def test_worker_killed_under_load_costs_no_more_than_the_calls_it_had(
+    gateway: GatewayProcess,
+) -> None:
+    callers, calls = 6, 60
+    victim = gateway.workers()[0]
+    begun = threading.Barrier(callers + 1)
+
+    def call_often() -> int:
+        failed = 0
+        for number in range(calls):
+            if number == calls // 3:
+                begun.wait(30)
+            with Caller(gateway) as caller:
+                try:
+                    failed += ask_on(caller, "hot").status != 200
+                except (Cut, OSError):
+                    failed += 1
+        return failed
+
+    with ThreadPoolExecutor(callers) as pool:
+        found = [pool.submit(call_often) for _ in range(callers)]
+        begun.wait(30)
+        victim.kill()
+        assert sum(each.result() for each in found) <= callers
+    eventually(lambda: replaced(gateway, victim), 10, "another worker")
 
 
 def test_metrics_add_up_and_do_not_fall_when_a_worker_is_killed(
