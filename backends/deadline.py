@@ -18,22 +18,23 @@ class Deadline:
     def __init__(self, loop: asyncio.AbstractEventLoop, passed: Callable[[], None]) -> None:
         self.at = math.inf
         self._loop = loop
-        self._passed = passed
+        self._passed: Callable[[], None] | None = passed
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
     def after(self, seconds: float) -> None:
         """Replace what was set by `seconds` from now; `math.inf` for never."""
         self.at = at = self._loop.time() + seconds
-        if at < self._timer_at:
+        if at < self._timer_at and self._passed is not None:
             self._arm(at)
 
     def clear(self) -> None:
         self.at = math.inf
 
     def cancel(self) -> None:
-        """For good: the timer refers to its owner until it fires."""
+        """For good. The timer refers to its owner, and so does this: a cycle that ends here."""
         self.at = math.inf
+        self._passed = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -47,6 +48,8 @@ class Deadline:
 
     def _fire(self) -> None:
         self._timer, self._timer_at = None, math.inf
+        if self._passed is None:
+            return
         if self._loop.time() >= self.at - TIMER_GRAIN_S:
             self.at = math.inf
             self._passed()

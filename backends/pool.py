@@ -61,6 +61,7 @@ class Pool:
             raise self._nothing_healthy()
         waiter = Waiter(size, self._clock(), excluding)
         self._queue.join(waiter)
+        self._serve_waiters()  # a place may have become free since the plan was made
         try:
             return await wait_for_lease(waiter, timeout_s, self._queue.leave)
         except TimeoutError:

@@ -4,6 +4,7 @@ Written in batches and past `logging`: a log record costs 10 us, a sixth of rela
 """
 
 import asyncio
+import contextlib
 import logging
 import sys
 import time
@@ -45,8 +46,9 @@ class AccessLog:
         """Write what was noted. Must be called once more at the end."""
         lines, self._lines = self._lines, []
         for first in range(0, len(lines), LINES_AT_ONCE):
-            self._stream.write("".join(lines[first : first + LINES_AT_ONCE]))
-            self._stream.flush()
+            with contextlib.suppress(OSError):  # as in `logging`: nobody reads, or no room is left
+                self._stream.write("".join(lines[first : first + LINES_AT_ONCE]))
+                self._stream.flush()
 
     def _now(self) -> str:
         now = time.time()

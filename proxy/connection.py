@@ -25,6 +25,7 @@ from router.errors import GatewayError, RequestTimeout, TooLarge
 
 KEEP_ALIVE_S = 75.0  # above the 60 s at which load balancers drop idle connections
 SLOWEST_BODY = 1024  # bytes a second, on average; a body dripped slower than that is given up
+TAKES_SOMETHING_WITHIN_S = 60.0  # of a whole answer that is written and not read
 LOOK_EVERY_S = 0.05  # for the end of a connection that is not read
 _CLOSED = (7, 8)  # TCP_CLOSE and TCP_CLOSE_WAIT of Linux: the peer has reset, or ended
 
@@ -76,6 +77,8 @@ class Connection(asyncio.Protocol):
         self._arriving: Call | None = None  # the call whose body is not whole
         self._current: Call | None = None
         self._waiting: deque[tuple[Call, bytes, GatewayError | None]] = deque()
+        self._looking: asyncio.TimerHandle | None = None
+        self._unsent = 0  # bytes that a caller had not taken when it was looked at last
 
     # --- asyncio.Protocol ------------------------------------------------------------------------
 
@@ -89,8 +92,9 @@ class Connection(asyncio.Protocol):
         self._deadline.cancel()
         self._reader.close()
         self._deaf = True
+        waiting = [call for call, _, _ in self._waiting]
         self._waiting.clear()
-        for call in (self._current, self._arriving):
+        for call in (self._current, *waiting, self._arriving):
             if call is not None:
                 call.caller_left()
         self._arriving = None
@@ -99,14 +103,16 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return
         reader = self._reader
+        before = reader.stage
         try:
             reader.feed(data)
         except GatewayError as error:
             self._refuse(error)
             return
-        if reader.stage == HEAD:
-            if self._current is None and reader.head_bytes == len(data):
-                self._deadline.after(self._limits.timeout_s)
+        if self._current is not None:
+            return  # what more arrives has the time that the answer takes
+        if reader.stage == HEAD and before != HEAD:
+            self._deadline.after(self._limits.timeout_s)
         elif reader.stage == BODY and self._arriving is not None:
             self._await_body()
 
@@ -119,12 +125,14 @@ class Connection(asyncio.Protocol):
         self.paused = False
         if self._current is not None:
             self._current.go_on()
+        elif not self.transport.is_closing():
+            self._take_next()
 
     def shutdown(self) -> None:
         """uvicorn stops: no request after the one that is answered now."""
         self._last = True
         if self._current is None:
-            self.transport.close()
+            self._close()
 
     # --- what the reader finds -------------------------------------------------------------------
 
@@ -178,7 +186,9 @@ class Connection(asyncio.Protocol):
     def _call(self, head: Head) -> Call:
         if is_control(head.path):
             owner = self._gateway.owner
-            return ControlCall(self, head) if owner is None else ForwardedCall(self, head, owner)
+            if owner is None:
+                return ControlCall(self, head)
+            return ForwardedCall(self._gateway, self, head, owner)
         return Exchange(self._gateway, head, self)
 
     # --- turns -----------------------------------------------------------------------------------
@@ -190,16 +200,18 @@ class Connection(asyncio.Protocol):
             self._waiting.append((call, body, refusal))
             if len(self._waiting) == 1:
                 self.transport.pause_reading()
-                self.loop.call_later(LOOK_EVERY_S, self._look_for_end)
+                if self._looking is None:
+                    self._looking = self.loop.call_later(LOOK_EVERY_S, self._look_for_end)
 
     def _look_for_end(self) -> None:
         """While a request waits nothing is read, so nobody tells when the caller leaves."""
+        self._looking = None
         if not self._waiting or self.transport.is_closing():
             return
         if _has_ended(self.transport):
             self.transport.abort()
         else:
-            self.loop.call_later(LOOK_EVERY_S, self._look_for_end)
+            self._looking = self.loop.call_later(LOOK_EVERY_S, self._look_for_end)
 
     def _begin(self, call: Call, body: bytes, refusal: GatewayError | None) -> None:
         self._deadline.clear()
@@ -215,18 +227,28 @@ class Connection(asyncio.Protocol):
         self._current = None
         if self.transport.is_closing():
             return
-        if self._waiting and reusable:
+        if not reusable:
+            self._close()
+        elif self.paused:
+            self._await_reading()  # `resume_writing` takes the next one
+        else:
+            self._take_next()
+
+    def _take_next(self) -> None:
+        """What comes after an answer that the caller has taken."""
+        if self._waiting:
             self._begin(*self._waiting.popleft())
             if not self._waiting:
                 self.transport.resume_reading()
-        elif self._parting is not None and reusable:
+        elif self._parting is not None:
             self._say_and_close(self._parting)
-        elif self._last or not reusable:
-            self.transport.close()
+        elif self._last:
+            self._close()
         else:
             self._await_more()
 
     def _await_more(self) -> None:
+        self._body_since_s = 0.0  # nothing of it could come before
         if self._reader.stage == IDLE:
             self._deadline.after(KEEP_ALIVE_S)
         elif self._arriving is not None:
@@ -249,9 +271,25 @@ class Connection(asyncio.Protocol):
         allowed_s = self._body_since_s + timeout_s + self._size / SLOWEST_BODY - now_s
         self._deadline.after(min(timeout_s, allowed_s))
 
+    def _await_reading(self) -> None:
+        """What was written must be taken, however slowly; a caller who stops to read is cut off."""
+        self._unsent = self.transport.get_write_buffer_size()
+        self._deadline.after(TAKES_SOMETHING_WITHIN_S)
+
+    def _close(self) -> None:
+        self._last = self._deaf = True
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._await_reading()
+
     def _late(self) -> None:
         call = self._arriving
-        if call is not None:
+        if self.paused or self.transport.is_closing():
+            if self.transport.get_write_buffer_size() < self._unsent:
+                self._await_reading()
+            else:
+                self.transport.abort()
+        elif call is not None:
             self._arriving = None
             self._last = self._deaf = True
             timeout_s = self._gateway.config.server.body_timeout
@@ -261,12 +299,14 @@ class Connection(asyncio.Protocol):
             message = f"the request's head did not come within {self._limits.timeout_s:g} s"
             self._refuse(RequestTimeout(f"{message} (server.header_timeout)"))
         else:
-            self.transport.close()
+            self._close()
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer what is no request; behind the answer that is being written, if one is."""
         self._deaf = True
-        self._arriving = None
+        if self._arriving is not None:
+            self._arriving.caller_left()
+            self._arriving = None
         if self._current is None:
             self._say_and_close(error)
         else:
@@ -277,7 +317,7 @@ class Connection(asyncio.Protocol):
             body = wire.error_body(error, "other", "")
             headers = [*wire.error_headers(error), (b"connection", b"close")]
             self.transport.write(wire.response_head(error.status, headers, len(body)) + body)
-            self.transport.close()
+            self._close()
 
 
 def _has_ended(transport: asyncio.Transport) -> bool:

@@ -33,11 +33,13 @@ class Exchange:
         "_caller_left",
         "_connection",
         "_counted",
+        "_cut",
         "_gateway",
         "_head",
         "_record",
         "_responder",
         "_route",
+        "_running",
         "_task",
     )
 
@@ -54,6 +56,8 @@ class Exchange:
         self._task: asyncio.Task[None] | None = None
         self._caller_left = False
         self._counted = True
+        self._running = False
+        self._cut = False
 
     def admit(self) -> None:
         """Raises GatewayError for what can be told from the head."""
@@ -79,24 +83,33 @@ class Exchange:
 
     def caller_left(self) -> None:
         """End the exchange, at whatever stage it is."""
-        if self._task is None:  # its body was not whole
+        if self._task is None:  # its body was not whole, or its turn did not come
             self._record.error_code = "cancelled"
             self._gateway.finished(self, self._record)
         elif not self._responder.ended:
             self._caller_left = True
-            self._task.cancel()
+            self._cancel()
 
     def cut_off(self) -> None:
         """The gateway stops: end the exchange with an error that says so.
 
         A call that was handed on is ended by its owner, in whole events.
         """
-        if self._task is not None and self._counted:
+        if self._counted:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self._running and self._task is not None:
             self._task.cancel()
+        else:
+            self._cut = True  # a task cancelled before its first step never ends its call
 
     async def _run(self, refusal: GatewayError | None) -> None:
         record, responder = self._record, self._responder
+        self._running = True
         try:
+            if self._cut:
+                raise asyncio.CancelledError
             if refusal is not None:
                 raise refusal
             await self._serve()

@@ -1,33 +1,37 @@
 """Calls that a worker hands on, whole and unchanged, to the process that owns the instances."""
 
 import asyncio
+import logging
 import math
 from typing import TYPE_CHECKING
 
 from backends.upstream import Origin, Response, Timeouts, UpstreamError
+from proxy.gateway import Gateway
 from proxy.head import Head
 from proxy.inbound import request_id
 from proxy.responder import Responder
+from router.answer import told_length
 from router.errors import BadRequest, GatewayError, ModelUnavailable, ResponseLost
-from router.headers import named_in_connection
+from router.headers import HOP_BY_HOP, named_in_connection
 from router.request import Headers
+
+log = logging.getLogger("lamplighter.forward")
 
 if TYPE_CHECKING:
     from proxy.connection import Connection
 
 _TIMEOUTS = Timeouts(5.0, math.inf, math.inf)  # the owner knows what may take how long
-_ONE_HOP = frozenset(
-    {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"upgrade", b"te"}
-)
-_NOT_ASKED = _ONE_HOP | {b"host", b"expect", b"x-request-id"}
-_NOT_ANSWERED = _ONE_HOP | {b"date", b"x-request-id"}
-_BODILESS = frozenset({204, 304})
+_NOT_ASKED = HOP_BY_HOP | {b"content-length", b"host", b"expect", b"x-request-id"}
+_NOT_ANSWERED = HOP_BY_HOP | {b"content-length", b"date", b"x-request-id"}
 
 
 class ForwardedCall:
     """A call of the control kind that came to a worker."""
 
-    def __init__(self, connection: "Connection", head: Head, owner: Origin) -> None:
+    def __init__(
+        self, gateway: Gateway, connection: "Connection", head: Head, owner: Origin
+    ) -> None:
+        self._gateway = gateway
         self._connection = connection
         self._head = head
         self._owner = owner
@@ -35,16 +39,22 @@ class ForwardedCall:
         self._responder = Responder(connection, head, self._id)
         self._response: Response | None = None
         self._task: asyncio.Task[None] | None = None
+        self._running = False
+        self._cut = False
 
     def admit(self) -> None:
         """Nothing is refused by its head."""
 
     def start(self, body: bytes, refusal: GatewayError | None) -> None:
         self._task = self._connection.loop.create_task(self._run(body, refusal))
+        self._gateway.enter(self)
 
     async def _run(self, body: bytes, refusal: GatewayError | None) -> None:
         responder = self._responder
+        self._running = True
         try:
+            if self._cut:
+                raise asyncio.CancelledError
             if refusal is not None:
                 raise refusal
             self._response = await ask(self._owner, self._head, self._id, body)
@@ -55,9 +65,14 @@ class ForwardedCall:
             responder.fail(error, resumable=False)
         except asyncio.CancelledError:
             pass
+        except Exception:  # the edge, as in `exchange.py`
+            log.exception("request %s failed", self._id)
+            message = "the gateway failed on this request; its log has the request id"
+            responder.fail(GatewayError(message), resumable=False)
         finally:
             if self._response is not None:
                 self._response.close()
+            self._gateway.leave(self)
             self._connection.ended(reusable=responder.reusable)
 
     def hold(self) -> None:
@@ -69,13 +84,18 @@ class ForwardedCall:
             self._response.go_on()
 
     def caller_left(self) -> None:
-        if self._task is not None:
+        self.cut_off()
+
+    def cut_off(self) -> None:
+        if self._running and self._task is not None:
             self._task.cancel()
+        else:
+            self._cut = True  # a task cancelled before its first step never ends its call
 
 
 async def ask(owner: Origin, head: Head, id: str, body: bytes) -> Response:
     """The beginning of the owner's answer. Raises ModelUnavailable when it is gone."""
-    dropped = _NOT_ASKED | named_in_connection(head.fields)
+    dropped = _NOT_ASKED | named_in_connection(head.headers)
     headers: Headers = [header for header in head.headers if header[0] not in dropped]
     headers.append((b"x-request-id", id.encode()))
     target = head.raw_path + (b"?" + head.query if head.query else b"")
@@ -92,11 +112,7 @@ async def ask(owner: Origin, head: Head, id: str, body: bytes) -> Response:
 async def relay(response: Response, responder: Responder) -> None:
     """Write the owner's answer as it comes. Raises ResponseLost."""
     headers = [header for header in response.headers if header[0] not in _NOT_ANSWERED]
-    if response.status in _BODILESS:
-        responder.whole(response.status, headers, b"")
-        return
-    length = dict(response.headers).get(b"content-length")
-    responder.begin(response.status, headers, int(length) if length is not None else None)
+    responder.begin(response.status, headers, told_length(response.headers))
     try:
         await response.pump(responder.write)
     except UpstreamError as error:

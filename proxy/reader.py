@@ -11,6 +11,7 @@ import httptools
 
 from proxy.head import Head
 from router.errors import BadRequest, GatewayError, HeadTooLarge
+from router.headers import named_in_connection
 from router.request import Headers
 
 IDLE, HEAD, BODY = range(3)  # what of a request is arriving
@@ -44,6 +45,7 @@ class Reader:
         self._parser: httptools.HttpRequestParser | None = None
         self._url = b""
         self._headers: Headers = []
+        self._head_size = 0
         self._pieces = 0  # of bodies, so far
         self._no_body = 0  # bytes within a body since the last that were of it
         self._offer = b""  # a head that offered to upgrade, without the offer
@@ -55,7 +57,9 @@ class Reader:
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def close(self) -> None:
+        """Nothing may be fed any more."""
         self._parser = None  # it refers back to this object
+        self._taker = _NOBODY  # as the connection refers to this one
 
     def feed(self, data: bytes) -> None:
         """Raises GatewayError for what is no request; nothing more may be fed then."""
@@ -72,22 +76,20 @@ class Reader:
             raise self._too_large()
 
     def _parse(self, data: bytes) -> None:
-        assert self._parser is not None
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._go_on_without_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            if isinstance(error.__context__, GatewayError):
-                raise error.__context__ from None
-            raise _invalid("this is not a valid HTTP/1.1 request") from error
-
-    def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """An offer may be passed over (RFC 9110, 7.8), but the parser stops at it: begin anew."""
-        head, self._offer = self._offer, b""
-        self.head_bytes = 0
-        self._new_parser()
-        self.feed(head + rest)
+        while True:
+            assert self._parser is not None
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # An offer may be passed over (RFC 9110, 7.8), but the parser stops: begin anew.
+                data = self._offer + data[upgrade.args[0] :]
+                self._offer = b""
+                self._new_parser()
+            except httptools.HttpParserError as error:
+                if isinstance(error.__context__, GatewayError):
+                    raise error.__context__ from None
+                raise _invalid("this is not a valid HTTP/1.1 request") from error
 
     def _bound_what_is_no_body(self, size: int, pieces: int) -> None:
         """Trailers and the extensions of chunks may be as long as a head."""
@@ -105,6 +107,7 @@ class Reader:
         self.stage = HEAD
         self._url = b""
         self._headers = []
+        self._head_size = 0
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -112,14 +115,13 @@ class Reader:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.stage == HEAD:  # else a trailer: nobody reads those
             self._headers.append((name.lower(), value))
+            self._head_size += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
         parser = self._parser
         assert parser is not None
-        if self.head_bytes > self._limits.max_bytes:  # with some of the body, perhaps
-            size = len(self._url) + sum(len(n) + len(v) + 4 for n, v in self._headers)
-            if size > self._limits.max_bytes:
-                raise self._too_large()
+        if self._head_size + len(self._url) > self._limits.max_bytes:
+            raise self._too_large()
         method, version = parser.get_method().decode(), parser.get_http_version()
         head = Head(method, self._url, self._headers, version, parser.should_keep_alive())
         _check(head)
@@ -140,6 +142,15 @@ class Reader:
         self.stage = IDLE
         self.head_bytes = 0
         self._taker.request_ends()
+
+
+class _Nobody:
+    def request_begins(self, head: Head) -> None: ...
+    def body_arrives(self, piece: bytes) -> None: ...
+    def request_ends(self) -> None: ...
+
+
+_NOBODY = _Nobody()
 
 
 def _invalid(message: str) -> BadRequest:
@@ -165,7 +176,10 @@ def _check(head: Head) -> None:
 
 def _without_offer(head: Head) -> bytes:
     kept = [b"%b: %b\r\n" % header for header in head.headers if header[0] not in _OFFERS]
+    named = named_in_connection(head.headers) - _OFFERS
     if not head.keep_alive:
-        kept.append(b"connection: close\r\n")
+        named |= {b"close"}
+    if named:
+        kept.append(b"connection: %b\r\n" % b", ".join(sorted(named)))
     start = b"%b %b HTTP/%b\r\n" % (head.method.encode(), head.url, head.version.encode())
     return start + b"".join(kept) + b"\r\n"

@@ -26,6 +26,7 @@ class Responder:
     """Writes one response. `begun`: its head is out; `ended`: so is its last byte."""
 
     __slots__ = (
+        "_bodiless",
         "_chunked",
         "_close_framed",
         "_connection",
@@ -52,6 +53,7 @@ class Responder:
         self._id = request_id.encode()
         self._request_id = request_id
         self._stream = False
+        self._bodiless = False
         self._chunked = False
         self._close_framed = False
         self._timer: asyncio.TimerHandle | None = None
@@ -67,8 +69,10 @@ class Responder:
         Without a `length` the body is chunked, or ends with the connection.
         """
         self._stream = any(n == b"content-type" and b"event-stream" in v for n, v in headers)
-        self._chunked = length is None and self._head.chunks_understood
-        self._close_framed = length is None and not self._chunked
+        self._bodiless = status in _BODILESS or self._head.method == "HEAD"
+        if length is None and not self._bodiless:
+            self._chunked = self._head.chunks_understood
+            self._close_framed = not self._chunked
         head = self._head_bytes(status, headers, length, about)
         if not self._connection.transport.is_closing():
             self._connection.transport.write(head)
@@ -87,7 +91,7 @@ class Responder:
     def write(self, chunk: bytes) -> None:
         """Never waits: `Connection.paused` tells when the caller does not keep up."""
         transport = self._connection.transport
-        if not chunk or transport.is_closing():
+        if not chunk or self._bodiless or transport.is_closing():
             return
         self.bytes_out += len(chunk)
         transport.write(wire.chunk(chunk) if self._chunked else chunk)

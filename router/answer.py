@@ -183,8 +183,7 @@ class PlainAnswer(Answer):
 
     @property
     def length(self) -> int | None:
-        told = next((v for n, v in self.upstream_headers if n == b"content-length"), None)
-        return int(told) if told is not None else None
+        return told_length(self.upstream_headers)
 
     async def begin(self) -> None:
         self.ahead = await self._received()
@@ -305,6 +304,17 @@ class StreamAnswer(Answer):
     def close(self) -> None:
         super().close()
         self._record.usage = self._meter.usage
+
+
+def told_length(headers: Headers) -> int | None:
+    """The length that a server announced for its body, and that its framing obeys.
+
+    Where it also says chunked, that counts, and the length may be anything (RFC 9112, 6.3).
+    """
+    fields = dict(headers)
+    if b"transfer-encoding" in fields or b"content-length" not in fields:
+        return None
+    return int(fields[b"content-length"])
 
 
 def _first_event(events: bytes) -> bytes | None:

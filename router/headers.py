@@ -1,14 +1,13 @@
 """Which headers cross the gateway, in both directions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 
 from router.request import Headers, Request
 
 NAMES_REMEMBERED = 500
-_NONE: frozenset[bytes] = frozenset()
 
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -23,7 +22,7 @@ _HOP_BY_HOP = frozenset(
 )
 # A caller's credentials are for the gateway alone; the transport writes host and content-length;
 # the body goes out decoded; the gateway decides about compression.
-_NOT_SENT_ON = _HOP_BY_HOP | {
+_NOT_SENT_ON = HOP_BY_HOP | {
     b"authorization",
     b"x-api-key",
     b"api-key",
@@ -43,7 +42,7 @@ _SENT_OUTSIDE = frozenset(
     {b"content-type", b"accept", b"user-agent", b"idempotency-key", b"traceparent", b"tracestate"}
 )
 _PREFIXES_SENT_OUTSIDE = (b"openai-", b"anthropic-", b"x-stainless-")
-_NOT_RETURNED = _HOP_BY_HOP | {
+_NOT_RETURNED = HOP_BY_HOP | {
     b"content-length",
     b"set-cookie",
     b"server",
@@ -93,8 +92,7 @@ def sent_on(request: Request, *, key: str | None, outside: bool) -> Headers:
     """The request headers for a model server; `outside` for one that is not our own."""
     crosses = _OUTSIDE if outside else _INSIDE
     headers = [header for header in request.headers if crosses[header[0]]]
-    named = named_in_connection(request.fields)
-    if named:
+    if b"connection" in request.fields and (named := named_in_connection(request.headers)):
         headers = [header for header in headers if header[0] not in named]
     headers.append((b"x-request-id", request.id.encode()))
     headers.append((b"accept-encoding", _accepted_encoding(request)))
@@ -105,12 +103,11 @@ def sent_on(request: Request, *, key: str | None, outside: bool) -> Headers:
     return headers
 
 
-def named_in_connection(fields: Mapping[bytes, bytes]) -> frozenset[bytes]:
-    """Headers that the Connection header declares to be for this hop only (RFC 9110, 7.6.1)."""
-    value = fields.get(b"connection")
-    if value is None or value.lower() in (b"keep-alive", b"close"):
-        return _NONE
-    return frozenset(token.strip().lower() for token in value.split(b","))
+def named_in_connection(headers: Headers) -> frozenset[bytes]:
+    """Headers that the Connection headers declare to be for this hop only (RFC 9110, 7.6.1)."""
+    values = [value.lower() for name, value in headers if name == b"connection"]
+    tokens = (token.strip() for value in values for token in value.split(b","))
+    return frozenset(tokens) - {b"", b"keep-alive", b"close"}
 
 
 def _accepted_encoding(request: Request) -> bytes:

@@ -142,7 +142,7 @@ class Journey:
                 lease.release()
                 raise
             if answer is not None:
-                self._request.body = None  # nobody is asked again, and a stream may be long
+                self._request.forget_body()  # nobody is asked again, and a stream may be long
                 return answer
             lease.release()
             self._places.tried.add(lease.endpoint)
@@ -235,9 +235,9 @@ class Journey:
         try:
             await answer.begin()
         except ResponseLost as error:
-            self._record.attempts[-1].error = "ResponseCut"
+            self._record.attempts[-1].error = type(error.__cause__).__name__
             self._failure = error
-            if self._attempts_left and self._places.elsewhere(lease.endpoint, at_once=False):
+            if self._may_move and self._places.elsewhere(lease.endpoint, at_once=False):
                 return False
             raise
         if isinstance(answer, StreamAnswer) and answer.error_status:
@@ -262,13 +262,18 @@ class Journey:
         self._record.error_code = "error_event"
         return False
 
+    @property
+    def _may_move(self) -> bool:
+        """Whether another endpoint may be asked: never for what only one of them has."""
+        return self._attempts_left > 0 and self._request.response_id is None
+
     def _elsewhere_now(self, lease: Lease) -> bool:
         """Whether another attempt is allowed and another endpoint has room for it now."""
-        return self._attempts_left > 0 and self._places.elsewhere(lease.endpoint, at_once=True)
+        return self._may_move and self._places.elsewhere(lease.endpoint, at_once=True)
 
     def _may_retry(self, error: UpstreamError, lease: Lease) -> bool:
         """A server that is merely slow may still be at work on the request: not twice."""
-        if isinstance(error, FirstByteTimeout) or not self._attempts_left:
+        if isinstance(error, FirstByteTimeout) or not self._may_move:
             return False
         return self._places.elsewhere(lease.endpoint, at_once=False)
 

@@ -41,7 +41,7 @@ class Places:
         self._clock = clock
 
     def plan(self) -> Iterator[Place]:
-        """In order of preference, computed as it is asked for, so that state is fresh."""
+        """In order of preference; for each model by its state when the plan comes to it."""
         for model in self._with_fallbacks():
             for step in choose(*_states(self._snapshot.backends[model], self.tried)):
                 yield self._place(model, step)

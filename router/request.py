@@ -32,6 +32,10 @@ class Request(Struct):
     response_id: str | None = None
     read_timeout_s: float | None = None
 
+    def forget_body(self) -> None:
+        """Free its memory, once it will not be sent again; `stream` and `size` say nothing then."""
+        self.body = None
+
     @property
     def stream(self) -> bool:
         return self.body is not None and self.body.stream
