@@ -324,8 +324,6 @@ class Connection(asyncio.Protocol):
     def _bad(self, exc: Exception) -> BadResponse:
         if isinstance(exc.__context__, Malformed):
             return BadResponse(f"{self._peer} {exc.__context__}", self._where())
-        if self._stage == _DONE:
-            return BadResponse(f"{self._peer} sent more than its response", "body")
         return BadResponse(f"{self._peer} does not speak HTTP/1.1: {exc}", self._where())
 
     def _where(self) -> Stage:

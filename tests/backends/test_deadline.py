@@ -1,6 +1,8 @@
 """A deadline that is moved again and again, on one timer."""
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -47,3 +49,22 @@ async def test_cleared_or_cancelled_never_passes() -> None:
     assert not passed
     cleared.after(0.01)
     await until(lambda: passed == [True])
+
+
+async def test_cancelled_deadline_keeps_nothing_of_its_owner_alive() -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.deadline = Deadline(asyncio.get_running_loop(), self.late)
+
+        def late(self) -> None: ...
+
+    gc.disable()
+    try:
+        owner = Owner()
+        gone = weakref.ref(owner)
+        owner.deadline.after(3600)
+        owner.deadline.cancel()
+        del owner
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -210,3 +210,13 @@ def test_answer_that_only_began_forgives_nothing_but_ends_a_probe():
     clock.now_s = 1.0
     p.try_lease().answered()
     assert breaker.closed
+
+
+def test_place_that_became_free_before_the_wait_began_is_taken():
+    """Nobody would tell of it later."""
+
+    async def test() -> None:
+        p = pool(endpoint("a", max_concurrency=1))
+        (await p.lease(1, 10)).release()
+
+    run(test)
