@@ -76,7 +76,7 @@ def main() -> None:
     if not chosen:
         raise SystemExit("engine: LAMPLIGHTER_TEST_VLLM names no environment with vLLM")
     tool = prepared(weights)
-    plan = Plan(given.concurrency, given.rounds, given.requests, 1 if given.quick else 3)
+    plan = Plan(given.concurrency, given.rounds, given.requests, 1 if given.quick else 2)
     turns: list[Turn] = []
     with contextlib.ExitStack() as after:
         after.callback(lambda: print(report(given, turns)) if turns else None)
