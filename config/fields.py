@@ -2,11 +2,21 @@
 
 import re
 import shlex
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, Field, SecretStr, Strict, StringConstraints, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    Strict,
+    StringConstraints,
+    WithJsonSchema,
+)
 
+from config.durations import DURATION_PATTERN, seconds, spelled_duration
 from config.problems import shown
 from config.scalars import FilledText, WrittenFloat, WrittenInt, core
 from config.templates import check_placeholders
@@ -59,6 +69,7 @@ Flag = Annotated[bool, Strict(), BeforeValidator(_as_number)]
 Whole = Annotated[int, Strict(), BeforeValidator(_as_number), Field(le=10**9)]
 Real = Annotated[float, Strict(), BeforeValidator(_as_number), Field(allow_inf_nan=False, le=1e9)]
 Usd = Annotated[Real, Field(ge=0)]
+Share = Annotated[Real, Field(ge=0, le=1)]
 Secret = Annotated[SecretStr, Field(min_length=1), BeforeValidator(_as_text)]
 Host = Annotated[str, BeforeValidator(_as_text), StringConstraints(min_length=1, max_length=255)]
 
@@ -188,3 +199,57 @@ UrlPath = Annotated[
     str, BeforeValidator(_path), WithJsonSchema({"type": "string", "pattern": "^/"})
 ]
 """Begins with a slash and does not end in one; "/" becomes ""."""
+
+
+def _file_path(value: object) -> object:
+    value = _as_text(value)
+    if isinstance(value, str) and (not value or "\0" in value):
+        raise ValueError("must be the path of a file")
+    return value
+
+
+FilePath = Annotated[str, BeforeValidator(_file_path)]
+
+
+def _time_zone(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):  # no such zone; no such name; a folder
+            raise ValueError(f"{shown(value)} is no time zone, such as Europe/Berlin") from None
+    return value
+
+
+TimeZone = Annotated[str, BeforeValidator(_time_zone)]
+
+IdleRule = Literal["clamped", "empirical", "ski_rental"]
+_IDLE_RULES = ("clamped", "empirical", "ski_rental")
+
+
+def _idle(value: object) -> object:
+    if isinstance(value, str) and value in _IDLE_RULES:
+        return value
+    try:
+        idle_s = seconds(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or never, {', '.join(_IDLE_RULES)}") from None
+    if idle_s <= 0:
+        raise ValueError("must be longer than 0s")
+    return idle_s
+
+
+Idle = Annotated[
+    float | IdleRule,
+    BeforeValidator(_idle),
+    PlainSerializer(lambda v: v if isinstance(v, str) else spelled_duration(v), return_type=str, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": DURATION_PATTERN},
+                {"type": "number", "minimum": 0},
+                {"enum": ["never", *_IDLE_RULES]},
+            ]
+        }
+    ),
+]
+"""Seconds, math.inf for never; or the name of the rule that says how long."""

@@ -23,13 +23,21 @@ from config.fields import (
     Flag,
     Host,
     Name,
+    FilePath,
+    Idle,
     Real,
     Secret,
+    Share,
+    TimeZone,
     UrlPath,
     Usd,
     Version,
     Whole,
 )
+from config.warm import WarmTime
+
+
+Priority = Literal["low", "normal", "high"]
 
 
 def _lasts(text: str, description: str) -> Any:
@@ -57,7 +65,11 @@ class Part(BaseModel):
     """One map of the file. `key:` with nothing after it is the same as no key."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        validate_default=False,
+        serialize_by_alias=True,
     )
 
     @model_validator(mode="before")
@@ -65,7 +77,12 @@ class Part(BaseModel):
     def _without_nulls(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
-        return {k: v for k, v in data.items() if v is not None or k not in cls.model_fields}
+        return {k: v for k, v in data.items() if v is not None or k not in cls.keys()}
+
+    @classmethod
+    def keys(cls) -> dict[str, FieldInfo]:
+        """Its fields by the keys that stand in the YAML; two of them are words of Python."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 class Server(Part):
@@ -109,6 +126,37 @@ class Keepalive(Part):
     )
 
 
+class Placement(Part):
+    pin: Literal["always_on", "on_demand", "api"] | None = Field(
+        default=None, description="The placement, whatever it costs; it wins over every rule."
+    )
+    rule: Literal["money", "qps"] | None = _or(
+        "money",
+        "How the placement is chosen: money, the cheapest that meets the class; qps, by the rate"
+        " of requests alone.",
+    )
+    hot_above_qps: Annotated[Real, Field(gt=0)] | None = _or(
+        10.0, "Rule qps: always on above this many requests per second."
+    )
+    cold_below_qps: Annotated[Real, Field(ge=0)] | None = _or(
+        1.0, "Rule qps: started on demand below this many requests per second."
+    )
+    class_: Literal["interactive", "batch"] | None = Field(
+        default=None,
+        alias="class",
+        description="What its callers stand: interactive, a p99 wait of 10s; batch, of max_wait.",
+        json_schema_extra={"default": "interactive"},  # type: ignore[dict-item]
+    )
+    p99_wait: Timeout | None = Field(
+        default=None, description="The p99 wait that its callers stand, in place of a class."
+    )
+    every: Timeout | None = _or("5m", "Time between two choices.")
+    hysteresis: Share | None = _or(
+        0.15, "How much cheaper another placement must be before it is taken; 0 to 1."
+    )
+    dwell: Duration | None = _or("10m", "Shortest stay in a placement before money moves it.")
+
+
 class Overridable(Part):
     """Keys that stand in `defaults` and in each model; the model wins, leaf by leaf."""
 
@@ -130,10 +178,52 @@ class Overridable(Part):
         "Ask backends for usage on streams so that tokens are counted, and remove it for callers"
         " who did not ask.",
     )
+    priority: Priority | None = _or(
+        "normal", "Of requests that say none themselves: low, normal or high."
+    )
+    delay_hour: Usd | None = _or(
+        10.0, "What an hour of one caller's waiting is worth, USD; the price of delay."
+    )
+    placement: Placement = Field(
+        default=Placement(), description="Which way of serving the model is held ready, and why."
+    )
 
 
 class Defaults(Overridable):
     pass
+
+
+class Budget(Part):
+    usd_per_day: Annotated[Usd, Field(gt=0)] | None = Field(
+        default=None,
+        description="Most that may be spent in a day (UTC), USD. From 80 percent on no outside API"
+        " is paid that could be waited for and idle servers are stopped sooner; at 100 requests"
+        " are refused.",
+    )
+
+
+class Store(Part):
+    path: FilePath | None = Field(
+        default=None,
+        description="SQLite file for what must outlast a restart: demand, start times, spend and"
+        " the requests for replay; kept in memory when left out.",
+    )
+    requests: Duration = _lasts(
+        "14d", "How long the time, size and cost of each request are kept; never their text."
+    )
+
+
+class Device(Part):
+    memory: Size = Field(description="Memory that models on this device share, such as 80GiB.")
+    host_memory: Size | None = Field(
+        default=None,
+        description="Host memory for its sleeping models; no limit when left out.",
+    )
+    max_wait: Timeout = _lasts(
+        "30s",
+        "How long requests for a model wait while another one holds the device and serves; then"
+        " that one finishes what it has and makes room.",
+    )
 
 
 class Price(Part):
@@ -150,6 +240,7 @@ class Endpoint(Part):
     weight: Annotated[Real, Field(gt=0)] = Field(
         default=1.0, description="Share of the requests relative to the other URLs; above 0."
     )
+    gpu_hour: Usd = Field(default=0.0, description="What this server costs, USD per hour.")
     max_concurrency: Annotated[Whole, Field(ge=1)] | None = Field(
         default=None, description="Most requests at a time; no limit when left out."
     )
@@ -177,6 +268,63 @@ class Ready(Part):
     )
 
 
+class Quantiles(Part):
+    """A distribution of durations, by three of its points; written alone, p50 is all of them."""
+
+    p50: Timeout = Field(description="Half of them take no longer.")
+    p90: Timeout | None = Field(default=None, description="Nine in ten take no longer.")
+    p99: Timeout | None = Field(default=None, description="99 in a hundred take no longer.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_duration(cls, data: object) -> object:
+        return {"p50": data} if isinstance(data, str | int | float) else data
+
+    @property
+    def points(self) -> tuple[float, float, float]:
+        """p50, p90 and p99, in seconds; never falling."""
+        p90 = max(self.p90 or self.p50, self.p50)
+        return self.p50, p90, max(self.p99 or p90, p90)
+
+
+class Sleep(Part):
+    share: Share = Field(description="What holding it asleep costs, as a share of gpu_hour.")
+    wake: Timeout = Field(description="How long waking takes, until wakes were measured.")
+
+
+class Sleeps(Part):
+    """vLLM's sleep mode; the server must run with --enable-sleep-mode and its dev routes."""
+
+    level_1: Sleep | None = Field(
+        default=None, description="Weights in host memory: wakes in seconds."
+    )
+    level_2: Sleep | None = Field(
+        default=None, description="Weights dropped, the process kept: wakes by reading them again."
+    )
+
+
+class Speed(Part):
+    requests: Annotated[Real, Field(gt=0)] = Field(
+        default=8.0, description="Requests per second that one server carries."
+    )
+    input: Annotated[Real, Field(gt=0)] = Field(
+        default=5000.0, description="Input tokens per second for one request."
+    )
+    output: Annotated[Real, Field(gt=0)] = Field(
+        default=50.0, description="Output tokens per second for one request."
+    )
+
+
+class Warm(Part):
+    at: WarmTime = Field(description="Days and time at which it must be ready: Mon-Fri 08:30.")
+    tz: TimeZone = Field(default="UTC", description="Time zone of `at`, such as Europe/Berlin.")
+    for_: Timeout = Field(alias="for", description="How long it is held ready from then on.")
+
+    def covers(self, epoch_s: float) -> bool:
+        """Whether the model is to be ready at a time in seconds since the epoch."""
+        return self.at.covers(epoch_s, self.tz, self.for_)
+
+
 class Cold(Part):
     launcher: Literal["process"] = Field(
         default="process", description="What starts the server: process, a child on this machine."
@@ -194,7 +342,15 @@ class Cold(Part):
     )
     base_path: UrlPath = Field(default="/v1", description="Where the server has its OpenAI API.")
     ready: Ready = Field(default=Ready(), description="When a started server counts as ready.")
-    idle: TimeoutOrNever = _lasts("5m", "Stop after this long without a request, or never.")
+    idle: Idle = Field(
+        default="clamped",
+        description="When a server without requests is put to sleep and stopped: a duration, never,"
+        " or a rule that weighs holding against starting: clamped, empirical or ski_rental.",
+    )
+    jitter: Share = Field(
+        default=0.05,
+        description="Up to this share is added to idle times, so that not all stop at once.",
+    )
     start_within: Timeout = _lasts("5m", "Give up a start after this long.")
     stop_within: Duration = _lasts("10s", "Time between SIGTERM and SIGKILL at a stop.")
     max_instances: Annotated[Whole, Field(ge=1, le=1000)] = Field(
@@ -204,6 +360,31 @@ class Cold(Part):
         default=None, description="Most requests at a time to one server; no limit when left out."
     )
     gpu_hour: Usd = Field(default=0.0, description="What one running server costs, USD per hour.")
+    start_time: Quantiles | None = Field(
+        default=None,
+        description="How long a start takes, until starts were measured, and in a replay: a"
+        " duration, or p50, p90 and p99. 20s when left out.",
+    )
+    speed: Speed = Field(
+        default=Speed(), description="How fast a server is, until that was measured."
+    )
+    sleep: Sleeps = Field(
+        default=Sleeps(), description="Sleep levels that the server offers between hot and off."
+    )
+    device: Name | None = Field(default=None, description="The device of `devices` that it needs.")
+    memory: Size | None = Field(
+        default=None, description="Memory that a running server takes of its device."
+    )
+    host_memory: Size | None = Field(
+        default=None, description="Host memory that it takes asleep; memory when left out."
+    )
+    warm: tuple[Warm, ...] = Field(
+        default=(), description="When it must be ready, whatever the demand."
+    )
+    lease: Timeout = _lasts(
+        "2m",
+        "A server is killed by its guard when the gateway has not renewed its lease this long.",
+    )
 
     @property
     def launch_identity(self) -> Hashable:
@@ -232,6 +413,12 @@ class Model(Overridable):
         description="Other models, tried in this order before the first byte only, when nothing of"
         " this model can answer.",
     )
+    overflow: tuple[Name, ...] = Field(
+        default=(),
+        description="Other models that may answer while a start would take longer than the caller"
+        " has; after the model's own api.",
+    )
+    budget: Budget = Field(default=Budget(), description="What the model may spend.")
     hot: Hot | None = Field(default=None, description="Servers that are always on.")
     cold: Cold | None = Field(default=None, description="A server that is started on demand.")
     api: Api | None = Field(default=None, description="An outside API.")
@@ -262,6 +449,21 @@ class KeepaliveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacementSettings:
+    """Durations in seconds."""
+
+    pin: Literal["always_on", "on_demand", "api"] | None = None
+    rule: Literal["money", "qps"] = "money"
+    hot_above_qps: float = 10.0
+    cold_below_qps: float = 1.0
+    class_: Literal["interactive", "batch"] = "interactive"
+    p99_wait: float | None = None
+    every: float = 300.0
+    hysteresis: float = 0.15
+    dwell: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What holds for one model after merging: the model, then `defaults`, then these."""
 
@@ -271,6 +473,9 @@ class Settings:
     timeouts: TimeoutSettings = TimeoutSettings()
     keepalive: KeepaliveSettings = KeepaliveSettings()
     stream_usage: bool = True
+    priority: Priority = "normal"
+    delay_hour: float = 10.0  # USD
+    placement: PlacementSettings = PlacementSettings()
 
     def as_defaults(self) -> Defaults:
         """The same in the form of the YAML, every key written."""
@@ -281,6 +486,9 @@ class Settings:
             timeouts=Timeouts.model_construct(**asdict(self.timeouts)),
             keepalive=Keepalive.model_construct(**asdict(self.keepalive)),
             stream_usage=self.stream_usage,
+            priority=self.priority,
+            delay_hour=self.delay_hour,
+            placement=Placement.model_construct(**asdict(self.placement)),
         )
 
 
@@ -291,7 +499,8 @@ def _with(settings: Settings, part: Overridable) -> Settings:
         queue=replace(settings.queue, **_written(part.queue)),
         timeouts=replace(settings.timeouts, **_written(part.timeouts)),
         keepalive=replace(settings.keepalive, **_written(part.keepalive)),
-        **_written(part, "max_wait", "retries", "stream_usage"),
+        placement=replace(settings.placement, **_written(part.placement)),
+        **_written(part, "max_wait", "retries", "stream_usage", "priority", "delay_hour"),
     )
 
 
@@ -308,6 +517,11 @@ class Config(Part):
     admin: Admin = Field(default=Admin(), description="The /admin API.")
     defaults: Defaults = Field(
         default=Defaults(), description="Values for every model that does not set its own."
+    )
+    store: Store = Field(default=Store(), description="What is kept over restarts, and where.")
+    budget: Budget = Field(default=Budget(), description="What all models together may spend.")
+    devices: dict[Name, Device] = Field(
+        default_factory=dict, description="Devices that models share, by a name of your own."
     )
     models: Annotated[dict[Name, Model], Field(min_length=1)] = Field(
         description="The models, by the name that callers use."
@@ -360,7 +574,7 @@ def part_at(path: tuple[str | int, ...]) -> type[Part] | None:
     here: Any = Config
     for step in path:
         if isinstance(here, type) and issubclass(here, Part):
-            field: FieldInfo | None = here.model_fields.get(str(step))
+            field = here.keys().get(str(step))
             here = field.annotation if field else None
             here = _inner(here)
         elif isinstance(here, tuple):  # the values of a map or of a list

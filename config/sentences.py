@@ -73,7 +73,7 @@ def _explain(document: Document, path: Path, detail: ErrorDetails) -> tuple[Plac
 
 def _unknown_key(parent: Path, key: str) -> str:
     part = part_at(parent)
-    known = part.model_fields if part else {}
+    known = part.keys() if part else {}
     where = f" in {dotted(parent)}" if parent else ""
     hint = did_you_mean(key, known)
     if not hint and known:
