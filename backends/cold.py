@@ -142,6 +142,10 @@ class ColdModel:
             counts[instance.state] += 1
         return counts
 
+    def follow(self, spec: LaunchSpec) -> None:
+        """Use `spec` from the next launch on; servers that run are left as they are."""
+        self.spec = spec
+
     def hurry(self) -> None:
         """Stop without waiting for anything, those too that are being stopped already."""
         self._hurried = True
@@ -229,7 +233,9 @@ class ColdModel:
         self.post(machine.became_ready, instance.id, endpoint)
         how = "was lost from sight"
         try:
-            how = _exit(await running.wait())
+            how = _exit(await running.wait(), running)
+            if running.reason is not None:
+                log.warning("instance %s %s", instance.id, how)
         finally:
             self._running.pop(instance.id, None)
             endpoint.origin.close()
@@ -264,7 +270,7 @@ class ColdModel:
         except WrongModel as wrong:
             raise LaunchFailed(str(wrong)) from wrong
         if code is not None:
-            raise LaunchFailed(f"its server {_exit(code)} while it loaded")
+            raise LaunchFailed(f"its server {_exit(code, running)} while it loaded")
 
     async def _probe(self, running: Running, on_stage: Callable[[str], None]) -> int | None:
         return await ready_or_exited(
@@ -309,5 +315,6 @@ _NEARNESS = [  # of a state to serving
 ]
 
 
-def _exit(code: int) -> str:
-    return f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+def _exit(code: int, running: Running) -> str:
+    how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
+    return how if running.reason is None else f"{how}: {running.reason}"

@@ -166,6 +166,7 @@ class Fleet:
             if running is not None and same:
                 reconfigure = running.lifecycle.reconfigure
                 changes.append(partial(running.post, reconfigure, _cold_settings(model.cold)))
+                changes.append(partial(running.follow, _launch_spec(name, config, model.cold)))
                 cold = running
             else:
                 cold = self._new_cold(name, config, model.cold, room)
@@ -183,7 +184,7 @@ class Fleet:
 
     def _new_cold(self, name: str, config: Config, cold: Cold, room: Room) -> ColdModel:
         return ColdModel(
-            LaunchSpec(name, config.served_as(name), tuple(cold.command), cold.env, cold.base_path),
+            _launch_spec(name, config, cold),
             _cold_settings(cold),
             Readiness(cold.ready.path, cold.ready.canary),
             room,
@@ -239,6 +240,13 @@ def _api_endpoints(api: Api, served_as: str) -> list[Endpoint]:
 def _same_server(name: str, old: Config, new: Config) -> bool:
     """Whether a running instance is just what the new configuration would start."""
     return old.launch_identity(name) == new.launch_identity(name)
+
+
+def _launch_spec(name: str, config: Config, cold: Cold) -> LaunchSpec:
+    command = tuple(cold.command)
+    return LaunchSpec(
+        name, config.served_as(name), command, cold.env, cold.base_path, lease_s=cold.lease
+    )
 
 
 def _cold_settings(cold: Cold) -> ColdSettings:

@@ -4,6 +4,7 @@ A launcher starts, watches and stops. When to do so, and what a failure means fo
 decided by who asks.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,17 +14,22 @@ from backends.log_ring import LogRing
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """What to start. Command and env may hold the placeholders of `config.templates`."""
+    """What to start. Command and env may hold the placeholders of `config.templates`.
+
+    Whatever runs it ends it by itself once the gateway has been silent for `lease_s`, as has one
+    that hangs; `inf`: never.
+    """
 
     model: str
     served_as: str
     command: tuple[str, ...] = field(repr=False)
     env: Mapping[str, str] = field(repr=False)
     base_path: str
+    lease_s: float = math.inf
 
 
 class Running(Protocol):
-    """One started server."""
+    """One started server. Its lease is renewed for as long as somebody holds this object."""
 
     @property
     def url(self) -> str:
@@ -36,6 +42,11 @@ class Running(Protocol):
     @property
     def key(self) -> str | None:
         """The bearer token that the server was told to ask for."""
+        ...
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended, where the launcher knows more than the exit code says."""
         ...
 
     async def wait(self) -> int:

@@ -2,11 +2,13 @@
 
 `python -I -S guard.py CONTROL STATUS ORDER` with three inherited file descriptors:
 
-  ORDER    a file with the marshalled (command, environment); not in argv, which `ps` shows
+  ORDER    a file with the marshalled (command, environment, lease in seconds); not in argv, which
+           `ps` shows
   CONTROL  `T`: SIGTERM to the server's process group; `K`, or the end of the pipe because the
-           gateway is gone: SIGKILL to every descendant
-  STATUS   `pid N` once the command runs or `error ERRNO` when it cannot; at the end `exit CODE`,
-           negative for a signal, when every descendant is gone
+           gateway is gone: SIGKILL to every descendant; `R`, as any of them: the lease is renewed
+  STATUS   `pid N` once the command runs or `error ERRNO` when it cannot; `lost` when the lease is
+           lost: SIGTERM then, and SIGKILL to every descendant after GRACE_S; at the end
+           `exit CODE`, negative for a signal, when every descendant is gone
 
 Runs alone, by path: it imports nothing of the project and little of the standard library, because
 its start and its memory are paid once per model server. It stays single-threaded: the kernel sends
@@ -20,6 +22,7 @@ import os
 import select
 import signal
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +35,11 @@ PR_SET_CHILD_SUBREAPER = 36
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 EXEC_FAILED = 127
 
+RENEWALS = 4  # in the time of one lease
+PARTS = 5
+GRACE_S = 10.0
+LONGEST_POLL_S = 3600.0  # poll(2) takes no more than 24 days
+
 _prctl = ctypes.CDLL(None).prctl
 
 
@@ -41,16 +49,58 @@ def main(control: int, status: int, order: int) -> int:
     _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     children_changed = _watch_signals()
     with os.fdopen(order, "rb") as file:
-        command, env = marshal.load(file)
+        command, env, lease_s = marshal.load(file)
     try:
         pid = _start(command, env)
     except OSError as error:
         _tell(status, f"error {error.errno}")
         return EXEC_FAILED
     _tell(status, f"pid {pid}")
-    code = os.waitstatus_to_exitcode(_guard(pid, control, children_changed))
+    # The lease runs from the renewal that is missing, not from the last one that came.
+    ended = _guard(pid, control, children_changed, Lease(lease_s + lease_s / RENEWALS))
+    if ended is None:
+        _tell(status, "lost")
+        _send(os.killpg, pid, signal.SIGTERM)
+        ended = _guard(pid, control, children_changed, Grace(GRACE_S))
+    code = os.waitstatus_to_exitcode(_end_all(pid) if ended is None else ended)
     _tell(status, f"exit {code}")
     return code if code >= 0 else 128 - code
+
+
+class Lease:
+    """For how long the gateway may be silent.
+
+    Counted in parts, each of which begins when the one before was seen to be over. So a machine
+    that stood still (swapping, a paused container or virtual machine) has lost one part and not
+    all of it, and its gateway can renew. The clock stands still while the machine is suspended.
+    """
+
+    def __init__(self, length_s: float) -> None:
+        self._part_s = length_s / PARTS
+        self._begin(0)
+
+    def _begin(self, silent_parts: int) -> None:
+        self._silent_parts = silent_parts
+        self._until_s = time.monotonic() + self._part_s
+
+    def renew(self) -> None:
+        self._begin(0)
+
+    def left_ms(self) -> float:
+        """Until it is to be looked at again."""
+        return min(max(self._until_s - time.monotonic(), 0.0), LONGEST_POLL_S) * 1000
+
+    def over(self) -> bool:
+        if time.monotonic() >= self._until_s:
+            self._begin(self._silent_parts + 1)
+        return self._silent_parts >= PARTS
+
+
+class Grace(Lease):
+    """What follows a lost lease: nobody can renew it."""
+
+    def renew(self) -> None:
+        pass
 
 
 def _watch_signals() -> int:
@@ -98,13 +148,16 @@ def _become(command: list[str], env: dict[str, str], guard: int) -> None:
     os.execvpe(command[0], command, env)  # every descriptor but 0, 1, 2 is closed by it
 
 
-def _guard(pid: int, control: int, children_changed: int) -> int:
-    """Do what the gateway says until the server ends; then end the rest. The server's status."""
+def _guard(pid: int, control: int, children_changed: int, lease: Lease) -> "int | None":
+    """Do what the gateway says until the server ends; then end the rest. The server's status.
+
+    None, with the server running, once the lease is over.
+    """
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(children_changed, select.POLLIN)
     while True:
-        ready = {fd for fd, _ in poll.poll()}
+        ready = {fd for fd, _ in poll.poll(lease.left_ms())}
         if children_changed in ready:
             os.read(children_changed, 512)
             status = _reap(pid)
@@ -117,6 +170,9 @@ def _guard(pid: int, control: int, children_changed: int) -> int:
                 return _end_all(pid)
             if b"T" in orders:
                 _send(os.killpg, pid, signal.SIGTERM)
+            lease.renew()
+        elif lease.over():
+            return None
 
 
 def _reap(server: int) -> "int | None":

@@ -5,6 +5,7 @@ Knows processes and descriptors; knows nothing of ports, URLs or models.
 
 import asyncio
 import errno
+import fcntl
 import marshal
 import math
 import os
@@ -12,6 +13,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -58,6 +60,7 @@ class Guarded:
         self._said = b""
         self._started: asyncio.Future[int] = self._loop.create_future()  # 0, or an errno
         self._code: int | None = None
+        self.lost_lease = False  # its guard heard nothing from us for too long, and ends it
         self._stopping = False
         self._kill_timer: asyncio.TimerHandle | None = None
         self._kill_at = math.inf
@@ -73,14 +76,16 @@ class Guarded:
         env: Mapping[str, str],
         log: Callable[[bytes], None],
         on_end: Callable[[], None],
+        lease_s: float = math.inf,
     ) -> "Guarded":
         """Return when the command runs. Raises LaunchFailed.
 
-        `on_end` is called once, however it ends, when nothing is left of it.
+        `on_end` is called once, however it ends, when nothing is left of it. Without a `renew`
+        for `lease_s`, and some more, its guard ends it.
         """
         marker = secrets.token_hex(8)
         try:
-            pipes = _start_guard(list(command), {**env, MARKER: marker})
+            pipes = _start_guard(list(command), {**env, MARKER: marker}, lease_s)
         except OSError as error:
             on_end()
             raise LaunchFailed(f"its guard could not be started: {error.strerror}") from error
@@ -111,6 +116,19 @@ class Guarded:
             self._kill_within(within_s)
         await self.wait()
 
+    @property
+    def ended(self) -> bool:
+        return self._life.done()
+
+    def renew(self) -> None:
+        """Renew the lease; never blocks.
+
+        Only if the guard read the last one: those of weeks in which it was stopped would fill the
+        pipe, and no order would reach it any more.
+        """
+        if self._control >= 0 and not _unread(self._control):
+            self._ask(b"R")
+
     async def kill(self) -> None:
         self._ask(b"K")
         await self.wait()
@@ -135,6 +153,9 @@ class Guarded:
         *lines, self._said = (self._said + chunk).split(b"\n")
         for line in lines:
             word, _, number = line.partition(b" ")
+            if word == b"lost":
+                self.lost_lease = True
+                continue
             if word == b"exit":
                 self._code = int(number)
                 continue
@@ -191,7 +212,7 @@ class Guarded:
         self._on_end()
 
 
-def _start_guard(command: list[str], env: dict[str, str]) -> _Pipes:
+def _start_guard(command: list[str], env: dict[str, str], lease_s: float) -> _Pipes:
     with ExitStack() as theirs, ExitStack() as ours:
 
         def pipe(our_end: int) -> tuple[int, int]:
@@ -205,7 +226,7 @@ def _start_guard(command: list[str], env: dict[str, str]) -> _Pipes:
         log_out, log_in = pipe(0)
         launch = os.memfd_create("launch")
         theirs.callback(os.close, launch)
-        _write_all(launch, marshal.dumps((command, env)))
+        _write_all(launch, marshal.dumps((command, env, lease_s)))
         os.set_blocking(orders_in, False)
         guard = subprocess.Popen(
             [sys.executable, "-I", "-S", str(GUARD), *map(str, (orders_out, status_in, launch))],
@@ -217,6 +238,11 @@ def _start_guard(command: list[str], env: dict[str, str]) -> _Pipes:
         )
         ours.pop_all()
         return _Pipes(guard, orders_in, status_out, log_out)
+
+
+def _unread(pipe: int) -> int:
+    """The bytes in a pipe, as seen from either end."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _write_all(fd: int, content: bytes) -> None:

@@ -6,6 +6,7 @@ that begin with `LAMPLIGHTER_`, and what systemd gives to the one process it wat
 model's own `env`. Its stdin is empty; stdout and stderr go to the log together.
 """
 
+import math
 import os
 import secrets
 import sys
@@ -14,6 +15,7 @@ from functools import partial
 
 from backends.launchers import LaunchFailed, LaunchSpec
 from backends.launchers.guarded import Guarded
+from backends.launchers.renewals import Renewals
 from backends.log_ring import LogRing
 from backends.ports import HOST, NoFreePort, Ports
 from config.templates import placeholders, render
@@ -39,6 +41,7 @@ class ProcessLauncher:
     ) -> None:
         self._ports = ports or Ports(seed=os.getpid())
         self._environ = os.environ if environ is None else environ
+        self._renewals = Renewals()
 
     async def launch(self, spec: LaunchSpec, log: LogRing) -> "ServerProcess":
         key = secrets.token_urlsafe(32) if _wants_key(spec) else None
@@ -54,8 +57,11 @@ class ProcessLauncher:
         except BaseException:
             give_back()
             raise
-        process = await Guarded.start(command, env, log.append, give_back)
-        return ServerProcess(f"http://{HOST}:{port}{spec.base_path.rstrip('/')}", key, process)
+        process = await Guarded.start(command, env, log.append, give_back, spec.lease_s)
+        url = f"http://{HOST}:{port}{spec.base_path.rstrip('/')}"
+        server = ServerProcess(url, key, process, spec.lease_s)
+        self._renewals.add(server)
+        return server
 
     def _filled(
         self, spec: LaunchSpec, port: int, key: str | None
@@ -81,11 +87,25 @@ class ProcessLauncher:
 class ServerProcess:
     """A server that runs here. Satisfies `Running`."""
 
-    def __init__(self, url: str, key: str | None, process: Guarded) -> None:
+    def __init__(self, url: str, key: str | None, process: Guarded, lease_s: float) -> None:
         self.url = url
         self.key = key
         self.pid = process.pid
         self._process = process
+        self._lease_s = lease_s
+
+    @property
+    def lease_s(self) -> float:
+        return math.inf if self._process.ended else self._lease_s
+
+    def renew(self) -> None:
+        self._process.renew()
+
+    @property
+    def reason(self) -> str | None:
+        if not self._process.lost_lease:
+            return None
+        return f"the gateway did not renew its lease for {self._lease_s:g} s (cold.lease)"
 
     async def wait(self) -> int:
         return await self._process.wait()

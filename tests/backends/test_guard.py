@@ -3,6 +3,7 @@
 import errno
 import json
 import marshal
+import math
 import os
 import signal
 import socket
@@ -77,11 +78,13 @@ def family(folder: Path) -> dict[str, int]:
 class Guard:
     """A guard and our ends of its pipes."""
 
-    def __init__(self, *command: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *command: str, env: dict[str, str] | None = None, lease_s: float = math.inf
+    ) -> None:
         orders, self.control = os.pipe()
         status_fd, says = os.pipe()
         order = os.memfd_create("order")
-        os.write(order, marshal.dumps((list(command), env or dict(os.environ))))
+        os.write(order, marshal.dumps((list(command), env or dict(os.environ), lease_s)))
         os.lseek(order, 0, os.SEEK_SET)
         fds = (orders, says, order)
         self.process = subprocess.Popen(
@@ -125,8 +128,10 @@ class Guard:
 def start() -> Iterator[Callable[..., Guard]]:
     guards = []
 
-    def start(*command: str, env: dict[str, str] | None = None) -> Guard:
-        guards.append(Guard(*command, env=env))
+    def start(
+        *command: str, env: dict[str, str] | None = None, lease_s: float = math.inf
+    ) -> Guard:
+        guards.append(Guard(*command, env=env, lease_s=lease_s))
         return guards[-1]
 
     yield start
