@@ -1,0 +1,74 @@
+"""The states that a model can be held in, from hot to off, and what each costs.
+
+Money is USD, time is seconds. A ladder runs from the rung that is dearest to hold and wakes at
+once to the one that costs nothing and wakes slowest; it has no rung that another one beats at
+every length of a gap, so the break-even times between its rungs ascend.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+RungName = Literal["hot", "sleep_1", "sleep_2", "off"]
+
+
+class Rung(Struct, frozen=True):
+    """`wake_usd` is all that one return to hot costs: the device meanwhile, and who waits."""
+
+    name: RungName
+    hold_usd_s: float
+    wake_s: float
+    wake_usd: float
+
+
+class Descent(Struct, frozen=True):
+    """When an idle model goes down: (idle seconds, rung to be in from then on), ascending."""
+
+    steps: tuple[tuple[float, RungName], ...]
+    reason: str
+
+
+Ladder = tuple[Rung, ...]
+
+
+def ladder(rungs: Sequence[Rung]) -> Ladder:
+    """The lower envelope of the rungs' costs over the length of a gap (multislope ski rental).
+
+    The first must be the one that is dearest to hold. A rung that is never the cheapest is left
+    out; so is one that holds for nothing but wakes dearer than another that does.
+    """
+    kept: list[Rung] = []
+    for rung in sorted(rungs, key=lambda r: (-r.hold_usd_s, r.wake_usd)):
+        if kept and rung.hold_usd_s >= kept[-1].hold_usd_s and rung.wake_usd >= kept[-1].wake_usd:
+            continue
+        while len(kept) > 1 and break_even_s(kept[-1], rung) <= break_even_s(kept[-2], kept[-1]):
+            kept.pop()
+        kept.append(rung)
+    return tuple(kept)
+
+
+def break_even_s(upper: Rung, lower: Rung) -> float:
+    """The gap at which both cost the same; `inf` when the lower one saves nothing."""
+    saved_usd_s = upper.hold_usd_s - lower.hold_usd_s
+    if saved_usd_s <= 0:
+        return math.inf
+    return max(lower.wake_usd - upper.wake_usd, 0.0) / saved_usd_s
+
+
+def gap_usd(rungs: Ladder, descent: Sequence[tuple[float, RungName]], gap_s: float) -> float:
+    """What one gap costs: holding on the way down, and the wake at its end."""
+    by_name = {rung.name: rung for rung in rungs}
+    here, since_s, total_usd = rungs[0], 0.0, 0.0
+    for after_s, name in descent:
+        if after_s >= gap_s:
+            break
+        total_usd += here.hold_usd_s * (after_s - since_s)
+        here, since_s = by_name[name], after_s
+    return total_usd + here.hold_usd_s * (gap_s - since_s) + here.wake_usd
+
+
+def least_usd(rungs: Ladder, gap_s: float) -> float:
+    """What the gap costs to who knows its length: the best rung from its first moment."""
+    return min(rung.hold_usd_s * gap_s + rung.wake_usd for rung in rungs)
