@@ -2,12 +2,12 @@
 
 `python -I -S guard.py CONTROL STATUS ORDER` with three inherited file descriptors:
 
-  ORDER    a file with the marshalled (command, environment, lease in seconds); not in argv, which
+  ORDER    a file with the marshalled (command, environment, lease_s, grace_s); not in argv, which
            `ps` shows
   CONTROL  `T`: SIGTERM to the server's process group; `K`, or the end of the pipe because the
            gateway is gone: SIGKILL to every descendant; `R`, as any of them: the lease is renewed
   STATUS   `pid N` once the command runs or `error ERRNO` when it cannot; `lost` when the lease is
-           lost: SIGTERM then, and SIGKILL to every descendant after GRACE_S; at the end
+           lost: SIGTERM then, and SIGKILL to every descendant after the grace; at the end
            `exit CODE`, negative for a signal, when every descendant is gone
 
 Runs alone, by path: it imports nothing of the project and little of the standard library, because
@@ -37,7 +37,6 @@ EXEC_FAILED = 127
 
 RENEWALS = 4  # in the time of one lease
 PARTS = 5
-GRACE_S = 10.0
 LONGEST_POLL_S = 3600.0  # poll(2) takes no more than 24 days
 
 _prctl = ctypes.CDLL(None).prctl
@@ -49,7 +48,7 @@ def main(control: int, status: int, order: int) -> int:
     _prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     children_changed = _watch_signals()
     with os.fdopen(order, "rb") as file:
-        command, env, lease_s = marshal.load(file)
+        command, env, lease_s, grace_s = marshal.load(file)
     try:
         pid = _start(command, env)
     except OSError as error:
@@ -61,7 +60,7 @@ def main(control: int, status: int, order: int) -> int:
     if ended is None:
         _tell(status, "lost")
         _send(os.killpg, pid, signal.SIGTERM)
-        ended = _guard(pid, control, children_changed, Grace(GRACE_S))
+        ended = _guard(pid, control, children_changed, Grace(grace_s))
     code = os.waitstatus_to_exitcode(_end_all(pid) if ended is None else ended)
     _tell(status, f"exit {code}")
     return code if code >= 0 else 128 - code
@@ -75,23 +74,24 @@ class Lease:
     all of it, and its gateway can renew. The clock stands still while the machine is suspended.
     """
 
-    def __init__(self, length_s: float) -> None:
+    def __init__(self, length_s: float, clock: "Callable[[], float]" = time.monotonic) -> None:
         self._part_s = length_s / PARTS
+        self._clock = clock
         self._begin(0)
 
     def _begin(self, silent_parts: int) -> None:
         self._silent_parts = silent_parts
-        self._until_s = time.monotonic() + self._part_s
+        self._until_s = self._clock() + self._part_s
 
     def renew(self) -> None:
         self._begin(0)
 
     def left_ms(self) -> float:
         """Until it is to be looked at again."""
-        return min(max(self._until_s - time.monotonic(), 0.0), LONGEST_POLL_S) * 1000
+        return min(max(self._until_s - self._clock(), 0.0), LONGEST_POLL_S) * 1000
 
     def over(self) -> bool:
-        if time.monotonic() >= self._until_s:
+        if self._clock() >= self._until_s:
             self._begin(self._silent_parts + 1)
         return self._silent_parts >= PARTS
 

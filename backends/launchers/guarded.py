@@ -28,6 +28,7 @@ GUARD = Path(__file__).with_name("guard.py")
 KILLED = -9
 LOG_ENDS_WITHIN_S = 1.0  # after the last process that we know of
 LEFTOVERS_POLL_S = 0.02
+GRACE_S = 10.0  # between SIGTERM and SIGKILL once a lease is lost; nobody is there to ask for more
 
 # The machine is short of something now; every other reason is in the command.
 _TRANSIENT = frozenset(
@@ -81,7 +82,7 @@ class Guarded:
         """Return when the command runs. Raises LaunchFailed.
 
         `on_end` is called once, however it ends, when nothing is left of it. Without a `renew`
-        for `lease_s`, and some more, its guard ends it.
+        for `lease_s`, and up to a quarter more, its guard ends it.
         """
         marker = secrets.token_hex(8)
         try:
@@ -226,7 +227,7 @@ def _start_guard(command: list[str], env: dict[str, str], lease_s: float) -> _Pi
         log_out, log_in = pipe(0)
         launch = os.memfd_create("launch")
         theirs.callback(os.close, launch)
-        _write_all(launch, marshal.dumps((command, env, lease_s)))
+        _write_all(launch, marshal.dumps((command, env, lease_s, GRACE_S)))
         os.set_blocking(orders_in, False)
         guard = subprocess.Popen(
             [sys.executable, "-I", "-S", str(GUARD), *map(str, (orders_out, status_in, launch))],

@@ -6,6 +6,7 @@ that nobody holds any more, because only weak references are kept here. Both los
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
@@ -23,12 +24,25 @@ class Leased(Protocol):
         ...
 
 
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Timers(Protocol):
+    """What an event loop does here."""
+
+    def time(self) -> float: ...
+
+    def call_at(self, when: float, callback: Callable[[], None], /) -> Timer: ...
+
+
 class Renewals:
     """Renews each server that was added RENEWALS times in the shortest lease among them."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: Callable[[], Timers] = asyncio.get_running_loop) -> None:
+        self._loop = loop
         self._leased: WeakSet[Leased] = WeakSet()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._next_s = math.inf
 
     def add(self, leased: Leased) -> None:
@@ -38,7 +52,7 @@ class Renewals:
     def _plan(self) -> None:
         """Have the timer fire soon enough for all; none runs when nothing is to be renewed."""
         shortest_s = min((leased.lease_s for leased in self._leased), default=math.inf)
-        loop = asyncio.get_running_loop()
+        loop = self._loop()
         next_s = loop.time() + shortest_s / RENEWALS
         if next_s < self._next_s:
             if self._timer is not None:

@@ -12,10 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backends.launchers import guard as guard_module
+from backends.launchers.guard import PARTS, RENEWALS, Grace, Lease
 
 GUARD = str(guard_module.__file__)
 WITHIN_S = 10.0
@@ -79,12 +83,17 @@ class Guard:
     """A guard and our ends of its pipes."""
 
     def __init__(
-        self, *command: str, env: dict[str, str] | None = None, lease_s: float = math.inf
+        self,
+        *command: str,
+        env: dict[str, str] | None = None,
+        lease_s: float = math.inf,
+        grace_s: float = 0.0,
     ) -> None:
         orders, self.control = os.pipe()
         status_fd, says = os.pipe()
         order = os.memfd_create("order")
-        os.write(order, marshal.dumps((list(command), env or dict(os.environ), lease_s)))
+        what = (list(command), env or dict(os.environ), lease_s, grace_s)
+        os.write(order, marshal.dumps(what))
         os.lseek(order, 0, os.SEEK_SET)
         fds = (orders, says, order)
         self.process = subprocess.Popen(
@@ -128,10 +137,8 @@ class Guard:
 def start() -> Iterator[Callable[..., Guard]]:
     guards = []
 
-    def start(
-        *command: str, env: dict[str, str] | None = None, lease_s: float = math.inf
-    ) -> Guard:
-        guards.append(Guard(*command, env=env, lease_s=lease_s))
+    def start(*command: str, **more: Any) -> Guard:
+        guards.append(Guard(*command, **more))
         return guards[-1]
 
     yield start
@@ -261,3 +268,117 @@ def test_nothing_starts_when_the_gateway_is_gone_already(start: Start) -> None:
     guard.hang_up()
     guard.process.wait(WITHIN_S)
     assert "exit -9" in guard.status.read()
+
+
+STUBBORN = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"no\\n"))
+while True:
+    time.sleep(600)
+"""
+LONG_S = 600.0
+
+
+def test_a_lease_that_nobody_renews_is_lost_and_the_server_asked_to_end(start: Start) -> None:
+    guard = start("sleep", "600", lease_s=0.1, grace_s=LONG_S)
+    pid = guard.pid()
+    assert guard.end()[0] == "lost\nexit -15"
+    assert not alive(pid)
+
+
+def test_every_order_renews_the_lease(start: Start) -> None:
+    guard = start("sleep", "600", lease_s=2.0)
+    guard.pid()
+    for _ in range(40):  # 4 s
+        guard.tell(b"R")
+        time.sleep(0.1)
+    guard.tell(b"T")
+    assert guard.end()[0] == "exit -15"
+
+
+def test_whoever_is_deaf_or_far_is_killed_after_the_grace(start: Start, tmp_path: Path) -> None:
+    guard = start(sys.executable, "-I", "-S", "-c", FAMILY, str(tmp_path), lease_s=4.0, grace_s=0.2)
+    guard.pid()
+    members = family(tmp_path)
+    assert guard.end()[0] == "lost\nexit -9"
+    assert [name for name, pid in members.items() if alive(pid)] == []
+
+
+@pytest.mark.parametrize("how", ["kill", "hang up"])
+def test_the_gateway_can_cut_the_grace_short(start: Start, how: str) -> None:
+    guard = start(sys.executable, "-I", "-S", "-c", STUBBORN, lease_s=2.0, grace_s=LONG_S)
+    guard.pid()
+    assert guard.status.readline() == "lost\n"
+    guard.tell(b"R")  # too late
+    if how == "kill":
+        guard.tell(b"K")
+    else:
+        guard.hang_up()
+    assert guard.end()[0] == "exit -9"
+
+
+def test_a_lost_lease_cannot_be_renewed(start: Start) -> None:
+    guard = start(sys.executable, "-I", "-S", "-c", STUBBORN, lease_s=2.0, grace_s=1.0)
+    guard.pid()
+    assert guard.status.readline() == "lost\n"
+    while guard.process.poll() is None:
+        guard.tell(b"R")
+        time.sleep(0.02)
+    assert guard.end()[0] == "exit -9"
+
+
+class Time:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_lease_is_over_after_its_parts() -> None:
+    clock = Time()
+    lease = Lease(10.0, clock)
+    polls = []
+    while not lease.over():
+        polls.append(lease.left_ms())
+        clock.now_s += lease.left_ms() / 1000
+    assert polls == [2000.0] * PARTS
+    assert PARTS == RENEWALS + 1
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=PARTS - 1))
+def test_standing_still_costs_one_part_however_long(stood_still_s: list[float]) -> None:
+    clock = Time()
+    lease = Lease(10.0, clock)
+    for jump_s in stood_still_s:
+        clock.now_s += jump_s
+        assert not lease.over()
+
+
+@given(st.lists(st.floats(0, 9.9), max_size=50))
+def test_a_lease_that_is_renewed_is_never_over(silences_s: list[float]) -> None:
+    clock = Time()
+    lease = Lease(10.0, clock)
+    for silence_s in silences_s:
+        for _ in range(PARTS):
+            clock.now_s += silence_s / PARTS
+            assert not lease.over()
+        lease.renew()
+
+
+def test_a_grace_is_not_renewed() -> None:
+    clock = Time()
+    grace = Grace(10.0, clock)
+    for _ in range(PARTS):
+        grace.renew()
+        clock.now_s += 2.0
+        over = grace.over()
+    assert over
+
+
+def test_a_server_without_a_lease_is_looked_at_now_and_then() -> None:
+    lease = Lease(math.inf, Time())
+    assert lease.left_ms() == 3_600_000
+    assert not lease.over()

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from backends.launchers import Launcher, LaunchFailed, LaunchSpec, Running
-from backends.launchers.process import ProcessLauncher, inherited
+from backends.launchers.process import ProcessLauncher, ServerProcess, inherited
 from backends.log_ring import MASK, LogRing
 from backends.ports import Ports
 
@@ -406,3 +406,62 @@ async def cycle(launcher: ProcessLauncher, command: LaunchSpec) -> None:
     await server.stop(WITHIN_S)
     assert await server.wait() == -signal.SIGTERM
     assert not connects(port)
+
+
+LEASE_S = 2.0
+
+
+def leased(*command: str, lease_s: float = LEASE_S) -> LaunchSpec:
+    return LaunchSpec("our-name", "org/served", command, {}, "/v1", lease_s)
+
+
+async def test_a_server_outlives_its_lease_while_the_loop_turns() -> None:
+    async with running(leased("sleep", "600", lease_s=1.0), LogRing()) as server:
+        await asyncio.sleep(3.0)
+        assert alive(server.pid)
+        assert server.reason is None
+
+
+async def test_a_loop_that_is_stuck_for_less_than_the_lease_loses_nothing() -> None:
+    async with running(leased("sleep", "600"), LogRing()) as server:
+        for _ in range(2):
+            time.sleep(0.75 * LEASE_S)  # noqa: ASYNC251 - it is what is tried
+            await asyncio.sleep(0.01)
+        await server.stop(WITHIN_S)
+        assert server.reason is None
+
+
+async def test_a_loop_that_is_stuck_for_longer_loses_the_server() -> None:
+    async with running(leased("sleep", "600", lease_s=0.2), LogRing()) as server:
+        time.sleep(1.0)  # noqa: ASYNC251 - it is what is tried
+        assert await server.wait() == -signal.SIGTERM
+        assert server.reason == "the gateway did not renew its lease for 0.2 s (cold.lease)"
+
+
+async def test_a_server_that_nobody_holds_any_more_loses_its_lease() -> None:
+    ports = Ports(seed=os.getpid())
+    launcher = ProcessLauncher(ports)
+    kept = await launcher.launch(leased("sleep", "600", lease_s=1.0), LogRing())
+    forgotten = (await launcher.launch(leased("sleep", "600", lease_s=1.0), LogRing())).pid
+    gc.collect()
+    await until(lambda: not alive(forgotten))
+    assert alive(kept.pid)
+    await until(lambda: len(ports.taken) == 1)
+    await kept.stop(WITHIN_S)
+    assert guards() == []
+
+
+async def test_renewals_do_not_fill_the_pipe_of_a_guard_that_is_stopped() -> None:
+    spec_ = leased(*PYTHON, STUBBORN, lease_s=LEASE_S)
+    async with running(spec_, LogRing()) as server:
+        assert isinstance(server, ServerProcess)
+        (guard,) = guards()
+        guard.suspend()
+        await until(lambda: guard.status() == psutil.STATUS_STOPPED)
+        for _ in range(100_000):  # more than a pipe holds
+            server.renew()
+        stopping = asyncio.ensure_future(server.stop(0))
+        await asyncio.sleep(0.05)
+        guard.resume()
+        await asyncio.wait_for(stopping, WITHIN_S)
+        assert await server.wait() == -signal.SIGKILL
