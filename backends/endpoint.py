@@ -1,5 +1,7 @@
 """One address that answers OpenAI calls: its connections, its key, its load and its health."""
 
+from collections.abc import Callable
+
 from backends.breaker import Breaker
 from backends.upstream import Origin
 
@@ -26,6 +28,7 @@ class Endpoint:
         self.weight = weight
         self.max_concurrency = max_concurrency
         self.in_flight = 0
+        self.on_busy: Callable[[bool], None] | None = None  # hears when in_flight leaves 0, is 0
         self.breaker = Breaker()
 
     @property

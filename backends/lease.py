@@ -37,6 +37,8 @@ class Lease:
         self._on_release = on_release
         self._probe = endpoint.breaker.begin()
         endpoint.in_flight += 1
+        if endpoint.in_flight == 1 and endpoint.on_busy is not None:
+            endpoint.on_busy(True)
 
     def answered(self) -> None:
         """An answer began, and may still break: it ends a probe well, and forgives nothing yet."""
@@ -62,6 +64,8 @@ class Lease:
         if self._probe:
             self.endpoint.breaker.abandon()
         self.endpoint.in_flight -= 1
+        if not self.endpoint.in_flight and self.endpoint.on_busy is not None:
+            self.endpoint.on_busy(False)
         self._on_release(self)
 
 

@@ -36,8 +36,15 @@ log = logging.getLogger("lamplighter.journey")
 class Router:
     """Sends requests on their journeys over the fleet as it is configured at that moment."""
 
-    def __init__(self, fleet: Fleet, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        clock: Callable[[], float],
+        arrived: Callable[[Record], None] = lambda record: None,
+    ) -> None:
+        """`arrived` hears of each request once its model is known."""
         self.fleet = fleet
+        self._arrived = arrived
         self.pins = Pins()
         self._clock = clock
 
@@ -50,6 +57,7 @@ class Router:
         pin = self._pin(request)
         model = self._model(snapshot, request, pin)
         record.model = model
+        self._arrived(record)
         if pin is not None and pin.model != model:
             pin = None  # a stored response is no way to another model than the one asked for
         return Journey(snapshot, request, record, model, pin, self.pins, self._clock)
@@ -124,6 +132,7 @@ class Journey:
         self._attempts_left = self.settings.retries
         wait_s = may_wait_s(self.settings.max_wait, request.read_timeout_s, request.stream)
         self._deadline_s = record.received_s + wait_s
+        record.deadline_s = wait_s
         self._failure: GatewayError | None = None  # of the last attempt
 
     def status(self) -> str:
@@ -175,6 +184,7 @@ class Journey:
     def _note(self, place: Place, lease: Lease) -> None:
         record = self._record
         record.placement = place.step.kind
+        record.answered_by = place.model
         record.reasons.append(place.step.reason)
         record.endpoint = lease.endpoint.id
         record.served_as = lease.endpoint.served_as

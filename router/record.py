@@ -1,6 +1,6 @@
 """What is known of one request when its last byte has gone: one struct, filled by plain appends.
 
-Metrics, and later the trace store and spans, are derived from it off the hot path. It holds no
+Metrics, demand, spend and the stored requests are derived from it off the hot path. It holds no
 prompt, no answer and no key.
 """
 
@@ -43,7 +43,11 @@ class Record(Struct):
     ended_s: float | None = None
     status: int = 0
     error_code: str = ""
+    priority: str = "normal"
+    deadline_s: float | None = None  # how long after `received_s` it could wait for a server
+    answered_by: str = ""  # the model whose servers were asked last; a fallback's is another
     usage: Usage | None = None
+    usd: float = 0.0  # what an outside API charged for it
     bytes_in: int = 0
     bytes_out: int = 0
 
