@@ -6,16 +6,19 @@ Everybody else posts events to its mailbox; the one task takes them in order and
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator
+import math
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 
 from backends.endpoint import Endpoint
-from backends.instance import ColdSettings, Failure, Instance, State
+from backends.holding import LADDER, Holding, Rung
+from backends.instance import RISING, ColdSettings, Failure, Instance, State
 from backends.launchers import Launcher, LaunchFailed, LaunchSpec, Running
 from backends.lease import Lease, NoEndpoint, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
 from backends.lifecycle import Lifecycle
 from backends.log_ring import LogRing
 from backends.readiness import WrongModel, ready_or_exited
+from backends.sleep import SleepFailed, fall_asleep, wake_up
 from backends.tasks import TaskSet
 from backends.upstream import Origin
 
@@ -25,6 +28,9 @@ LOGS_KEPT = 20  # instances whose log can still be read after they ended
 LOG_LINES_IN_ERRORS = 10
 HAND_OVER_S = 0.1  # what is free is handed over by the owner's next turn, whatever the deadline
 VERIFY_WITHIN_S = 30.0
+# Level 1 copies all weights to host memory: 200 GB at 5 GB/s take 40 s. What takes longer than
+# this hangs, and keeps a device that others may need.
+SLEEP_WITHIN_S = 120.0
 
 OnChange = Callable[[str, Instance, State], None]
 
@@ -39,7 +45,12 @@ class Readiness:
 
 @dataclass(frozen=True)
 class ColdView:
-    """What a decision may know of a cold model. Times in seconds."""
+    """What a decision may know of a cold model. Times in seconds.
+
+    `starting_for_s` is how long the start or the wake has taken that comes to its end first, as
+    `rung` says: the rung of the instance that is nearest to serving, hot for a ready one; off for
+    one that starts.
+    """
 
     state: State
     ready: int
@@ -50,6 +61,17 @@ class ColdView:
     failure: str | None
     in_flight: int
     waiting: int
+    sleeping: int
+    rung: Rung
+    wake_times_s: Mapping[Rung, tuple[float, ...]]
+    rungs: tuple[Rung, ...]  # that the server offers, as far as is known, from hot to off
+
+    @property
+    def rise_times_s(self) -> tuple[float, ...]:
+        """The last times from its rung to ready: wakes if it sleeps or wakes, else starts."""
+        if self.rung in ("hot", "off"):
+            return self.start_times_s
+        return self.wake_times_s.get(self.rung, ())
 
 
 class ColdModel:
@@ -59,6 +81,7 @@ class ColdModel:
         self,
         spec: LaunchSpec,
         settings: ColdSettings,
+        holding: Holding,
         readiness: Readiness,
         room: Room,
         launcher: Launcher,
@@ -78,9 +101,11 @@ class ColdModel:
         self._tasks = TaskSet()
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, Running] = {}
+        self._moves: dict[str, asyncio.Task[None]] = {}  # to sleep, or awake
         self._hurried = False
         self.ended = asyncio.Event()  # retired, and nothing of it is left
-        self.lifecycle = Lifecycle(spec.model, settings, WaitQueue(room), self, clock, numbers)
+        queue = WaitQueue(room)
+        self.lifecycle = Lifecycle(spec.model, settings, holding, queue, self, clock, numbers)
 
     # --- for callers ---------------------------------------------------------------------------
 
@@ -103,7 +128,8 @@ class ColdModel:
         try:
             return await wait_for_lease(waiter, max(timeout_s, HAND_OVER_S), self._abandon)
         except TimeoutError:
-            starting = bool(self.lifecycle.starting) or not self.lifecycle.ready
+            instances = self.lifecycle.instances
+            starting = bool(instances.coming) or not instances.ready
             message = "is still starting" if starting else "has no instance with room"
             raise WaitExpired(message, starting=starting) from None
 
@@ -112,27 +138,34 @@ class ColdModel:
         now_s = self._clock()
         ready = [
             i
-            for i in machine.ready
+            for i in machine.instances.ready
             if i.endpoint is not None and i.endpoint.breaker.closed and i.endpoint not in excluding
         ]
         instances = machine.instances.values()
+        nearest = max(machine.instances.staying, key=_nearness, default=None)
+        rising = nearest if nearest is not None and nearest.state in RISING else None
+        refusing_for_s = max(machine.backoff.refusing_until_s - now_s, 0.0)
         return ColdView(
             state=self._state(),
             ready=len(ready),
             free=sum(i.endpoint.free for i in ready if i.endpoint),
-            starting_for_s=max((now_s - i.began_s for i in machine.starting), default=None),
+            starting_for_s=now_s - rising.rose_s if rising else None,
             start_times_s=tuple(machine.start_times_s),
-            refusing_for_s=max(machine.backoff.refusing_until_s - now_s, 0.0),
+            refusing_for_s=0.0 if nearest is not None else refusing_for_s,
             failure=machine.backoff.failure,
             in_flight=sum(i.in_flight for i in instances),
             waiting=len(machine.queue),
+            sleeping=sum(i.state is State.SLEEPING for i in instances),
+            rung=nearest.nearest_rung if nearest else "off",
+            wake_times_s=machine.ladder.wakes.times_s,
+            rungs=tuple(r for r in LADDER if r in ("hot", "off") or machine.ladder.offers(r)),
         )
 
     def _state(self) -> State:
         """The state of the instance that is nearest to serving; failed after a failure."""
-        states = [instance.state for instance in self.lifecycle.instances.values()]
-        if states:
-            return max(states, key=_NEARNESS.index)
+        instances = self.lifecycle.instances.values()
+        if instances:
+            return max(instances, key=_nearness).state
         return State.FAILED if self.lifecycle.backoff.failure is not None else State.OFF
 
     def count_by_state(self) -> dict[State, int]:
@@ -150,6 +183,23 @@ class ColdModel:
         """Stop without waiting for anything, those too that are being stopped already."""
         self._hurried = True
         self.post(self.lifecycle.stop)
+
+    # --- for whoever decides ---------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Have one instance ready, woken or started, though nobody waits; it may go down again."""
+        self.post(self.lifecycle.wake)
+
+    def hold(self, until_s: float | None) -> None:
+        """Keep one instance ready until then, by the clock of the fleet; None: for ever.
+
+        A time that is past ends it. It is started anew, with pauses, if it dies.
+        """
+        self.post(self.lifecycle.hold, math.inf if until_s is None else until_s)
+
+    def hold_instances(self, number: int) -> None:
+        """Keep so many instances ready, as far as `max_instances` lets them; 0 ends it."""
+        self.post(self.lifecycle.hold_instances, number)
 
     def post(self, event: Callable[..., None], *args: object) -> None:
         """Hand an event to the owner of the states. Never blocks, never lost."""
@@ -185,11 +235,33 @@ class ColdModel:
 
     def stop(self, instance: Instance) -> None:
         running, life = self._running.get(instance.id), self._lives.get(instance.id)
+        self._end_move(instance.id)
         if running is None and life is not None:
             life.cancel()  # it is still being launched
         elif running is not None:
             within_s = 0.0 if self._hurried else self.lifecycle.settings.stop_within_s
             self._tasks.start(running.stop(within_s), f"stop {instance.id}")
+
+    def kill(self, instance: Instance) -> None:
+        running = self._running.get(instance.id)
+        self._end_move(instance.id)
+        if running is not None:
+            self._tasks.start(running.stop(0.0), f"kill {instance.id}")
+
+    def sleep(self, instance: Instance, rung: Rung) -> None:
+        self._move(instance, self._fall_asleep(instance, rung))
+
+    def wake_up(self, instance: Instance, within_s: float) -> None:
+        self._move(instance, self._wake_up(instance, instance.rung, within_s))
+
+    def _move(self, instance: Instance, work: Coroutine[None, None, None]) -> None:
+        move = self._tasks.task(work, f"sleep or wake {instance.id}")
+        self._moves[instance.id] = move
+
+    def _end_move(self, instance_id: str) -> None:
+        move = self._moves.pop(instance_id, None)
+        if move is not None:
+            move.cancel()
 
     def verify(self, instance: Instance) -> None:
         running = self._running.get(instance.id)
@@ -238,6 +310,7 @@ class ColdModel:
                 log.warning("instance %s %s", instance.id, how)
         finally:
             self._running.pop(instance.id, None)
+            self._end_move(instance.id)
             endpoint.origin.close()
             self.post(machine.exited, instance.id, self._last_words(how, ring))
 
@@ -281,6 +354,41 @@ class ColdModel:
             canary=self._readiness.canary,
         )
 
+    # --- sleep ---------------------------------------------------------------------------------
+
+    async def _fall_asleep(self, instance: Instance, rung: Rung) -> None:
+        try:
+            async with asyncio.timeout(SLEEP_WITHIN_S):
+                await fall_asleep(self._running[instance.id], rung)
+        except (SleepFailed, TimeoutError) as error:
+            why = str(error) or f"it did not sleep within {SLEEP_WITHIN_S:g} s"
+            log.warning(
+                "model %s: %s cannot be put to sleep (%s): %s; it is stopped, and its servers are"
+                " from now on",
+                self.spec.model,
+                instance.id,
+                rung,
+                why,
+            )
+            self.post(self.lifecycle.sleep_refused, instance.id)
+        else:
+            self.post(self.lifecycle.fell_asleep, instance.id)
+
+    async def _wake_up(self, instance: Instance, rung: Rung, within_s: float) -> None:
+        running = self._running[instance.id]
+        try:
+            async with asyncio.timeout(within_s):
+                await wake_up(running, rung)
+                if await self._probe(running, lambda stage: None) is not None:
+                    return  # its end is reported by whoever waits for that
+        except (SleepFailed, WrongModel, TimeoutError) as error:
+            why = str(error) or f"it did not answer within {within_s:g} s (start_within)"
+            log.warning("instance %s could not be woken and is killed: %s", instance.id, why)
+            words = self._last_words(f"could not be woken: {why}", self.logs[instance.id])
+            self.post(self.lifecycle.wake_failed, instance.id, words)
+        else:
+            self.post(self.lifecycle.woke, instance.id)
+
     async def _verify(self, instance_id: str, running: Running) -> None:
         """Whether a server that failed its callers still answers; no verdict if it dies anyway."""
         healthy = True
@@ -308,11 +416,17 @@ class ColdModel:
 
 _NEARNESS = [  # of a state to serving
     State.DRAINING,
+    State.SLEEPING,
     State.PROVISIONING,
     State.LOADING,
     State.WARMING,
+    State.WAKING,
     State.READY,
 ]
+
+
+def _nearness(instance: Instance) -> tuple[int, int]:
+    return _NEARNESS.index(instance.state), -LADDER.index(instance.nearest_rung)
 
 
 def _exit(code: int, running: Running) -> str:

@@ -16,15 +16,19 @@ from typing import Literal
 from backends.cold import ColdModel, OnChange, Readiness
 from backends.endpoint import Endpoint
 from backends.health import HealthCheck
+from backends.holding import Held, Holding, Rung
 from backends.instance import ColdSettings
 from backends.launchers import Launcher, LaunchSpec
 from backends.lease import Lease, NoEndpoint, Room
 from backends.pool import Pool
+from backends.sleep import ENV
 from backends.tasks import TaskSet
 from backends.upstream import Origin
 from config.schema import Api, Cold, Config, Hot, secret_text
 
 log = logging.getLogger("lamplighter.fleet")
+
+DEFAULT_IDLE_S = 300.0
 
 Clock = Callable[[], float]
 Changes = list[Callable[[], object]]  # to what runs, once everything new is built
@@ -78,11 +82,17 @@ class Fleet:
     """Owns the model servers. `apply` and `close` are never called at the same time."""
 
     def __init__(
-        self, launchers: Mapping[str, Launcher], clock: Clock, on_change: OnChange
+        self,
+        launchers: Mapping[str, Launcher],
+        clock: Clock,
+        on_change: OnChange,
+        holding: Callable[[str], Holding] | None = None,
     ) -> None:
+        """`holding` is asked once for each cold model, and again when it is built anew."""
         self._launchers = launchers
         self._clock = clock
         self._on_change = on_change
+        self._holding = holding or partial(_ByConfiguration, self)
         self._tasks = TaskSet()
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._retired: list[ColdModel] = []
@@ -186,6 +196,7 @@ class Fleet:
         return ColdModel(
             _launch_spec(name, config, cold),
             _cold_settings(cold),
+            self._holding(name),
             Readiness(cold.ready.path, cold.ready.canary),
             room,
             self._launchers[cold.launcher],
@@ -244,19 +255,38 @@ def _same_server(name: str, old: Config, new: Config) -> bool:
 
 def _launch_spec(name: str, config: Config, cold: Cold) -> LaunchSpec:
     command = tuple(cold.command)
+    env = {**ENV, **cold.env} if _sleep_rungs(cold) else cold.env
     return LaunchSpec(
-        name, config.served_as(name), command, cold.env, cold.base_path, lease_s=cold.lease
+        name, config.served_as(name), command, env, cold.base_path, lease_s=cold.lease
     )
 
 
 def _cold_settings(cold: Cold) -> ColdSettings:
     return ColdSettings(
-        idle_s=cold.idle,
         start_within_s=cold.start_within,
         stop_within_s=cold.stop_within,
         max_instances=cold.max_instances,
         max_concurrency=cold.max_concurrency,
+        sleep_rungs=_sleep_rungs(cold),
     )
+
+
+def _sleep_rungs(cold: Cold) -> tuple[Rung, ...]:
+    levels: dict[Rung, object] = {"sleep_1": cold.sleep.level_1, "sleep_2": cold.sleep.level_2}
+    return tuple(rung for rung, level in levels.items() if level is not None)
+
+
+class _ByConfiguration:
+    """Satisfies `Holding` where nobody decides by money: `cold.idle`, or five minutes."""
+
+    def __init__(self, fleet: Fleet, model: str) -> None:
+        self._fleet = fleet
+        self._model = model
+
+    def descent(self, now_s: float) -> Sequence[tuple[float, Rung]]:
+        model = self._fleet.snapshot.config.models.get(self._model)
+        idle = model.cold.idle if model is not None and model.cold is not None else 0.0
+        return Held(DEFAULT_IDLE_S if isinstance(idle, str) else idle).descent(now_s)
 
 
 def _host_and_port(url: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from backends.endpoint import Endpoint
+from backends.holding import LADDER, Descent, Rung
 
 
 class State(StrEnum):
@@ -12,32 +13,43 @@ class State(StrEnum):
     LOADING = "loading"
     WARMING = "warming"
     READY = "ready"
+    SLEEPING = "sleeping"
+    WAKING = "waking"
     DRAINING = "draining"
     FAILED = "failed"
 
 
 STARTING = frozenset({State.PROVISIONING, State.LOADING, State.WARMING})
+RISING = STARTING | {State.WAKING}
 
 
 @dataclass(frozen=True)
 class ColdSettings:
     """What may change without a new server process. Durations in seconds, `inf` for never."""
 
-    idle_s: float
     start_within_s: float
     stop_within_s: float
     max_instances: int
     max_concurrency: int | None
+    sleep_rungs: tuple[Rung, ...] = ()  # that the server offers
 
 
 @dataclass
 class Instance:
-    """One started model server. `reached` holds the time at which each state was entered."""
+    """One started model server. `reached` holds the time at which each state was last entered.
+
+    It is SLEEPING from the moment in which it is told to sleep; only when it is asleep does its
+    `rung` say so, and is the state reported.
+    """
 
     id: str
     began_s: float
     state: State = State.PROVISIONING
+    rung: Rung = "hot"  # on which it is; while it wakes the one that it comes from
+    falling_to: Rung | None = None  # told to sleep, and not known to be asleep
+    going_down: bool = False  # it wakes only to fall asleep on a lower rung
     endpoint: Endpoint | None = None
+    descent: Descent = Descent()
     idle_since_s: float = 0.0
     idle_check_s: float | None = None  # when the one timer that watches for idleness fires
     verifying: bool = False
@@ -46,6 +58,58 @@ class Instance:
     @property
     def in_flight(self) -> int:
         return self.endpoint.in_flight if self.endpoint else 0
+
+    @property
+    def asleep(self) -> bool:
+        return self.state is State.SLEEPING and self.falling_to is None
+
+    @property
+    def falling(self) -> bool:
+        return self.state is State.SLEEPING and self.falling_to is not None
+
+    @property
+    def nearest_rung(self) -> Rung:
+        """From which it becomes ready, or where it is if it is."""
+        return "off" if self.state in STARTING else self.falling_to or self.rung
+
+    @property
+    def rose_s(self) -> float:
+        """When the start or the wake began that made it ready, or will."""
+        return self.reached.get(State.WAKING, self.began_s)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is to go down the ladder as time passes."""
+        return self.asleep or (self.state is State.READY and self.in_flight == 0)
+
+
+class Instances(dict[str, Instance]):
+    """Those of one model, by their id."""
+
+    @property
+    def starting(self) -> list[Instance]:
+        return [i for i in self.values() if i.state in STARTING]
+
+    @property
+    def waking(self) -> list[Instance]:
+        return [i for i in self.values() if i.state is State.WAKING]
+
+    @property
+    def ready(self) -> list[Instance]:
+        return [i for i in self.values() if i.state is State.READY]
+
+    @property
+    def coming(self) -> list[Instance]:
+        """Those that will serve without another launch; what falls asleep is woken then."""
+        return [i for i in self.values() if i.state in RISING or i.falling]
+
+    @property
+    def staying(self) -> list[Instance]:
+        return [i for i in self.values() if i.state is not State.DRAINING]
+
+    def nearest_asleep(self) -> Instance | None:
+        asleep = [i for i in self.values() if i.asleep]
+        return min(asleep, key=lambda i: LADDER.index(i.rung), default=None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The states of one cold model's instances, and the only code that changes them.
+"""The states of one cold model's instances: who waits for one, and when one is started or stopped.
 
 A synchronous state machine: events come in as method calls, made by the model's one task
 (`backends/cold.py`); side effects go out through `Effects`. Nothing here waits, so no decision
@@ -6,34 +6,29 @@ is taken on a state that has changed meanwhile. States of an instance:
 
     provisioning -> loading -> warming -> ready -> draining -> (gone)
           \\------------\\----------\\-> failed -> (gone)
+    ready -> sleeping -> waking -> ready
+                 \\----------\\-> draining, failed -> (gone)
 
-Rules that hold: one start serves all who wait; an instance that starts or serves is never
-unloaded; the idle clock starts at the last byte; a lease is counted only when its waiter took it;
-nobody starts a server for a caller who left.
+Rules that hold: one start serves all who wait, and so does one wake; an instance that starts,
+wakes or serves is never unloaded or put to sleep by the passing of time; the idle clock starts at
+the last byte; a lease is counted only when its waiter took it, and is one of a ready instance;
+nobody starts or wakes a server for a caller who left. What sleeps is in `ladder.py`.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from typing import Protocol
 
 from backends.backoff import StartBackoff
 from backends.endpoint import Endpoint
+from backends.holding import Holding
 from backends.instance import STARTING, ColdSettings, Failure, Instance, State
+from backends.ladder import Ladder
 from backends.lease import Lease, NoEndpoint, StartFailed, Unavailable, Waiter, WaitQueue
+from backends.states import Effects, States
 
 STARTS_REMEMBERED = 20
 SECOND_CHANCE_S = 1.0
-
-
-class Effects(Protocol):
-    """What the machine asks of the world. Each answers later by an event, never at once."""
-
-    def launch(self, instance: Instance, within_s: float) -> None: ...
-    def stop(self, instance: Instance) -> None: ...
-    def verify(self, instance: Instance) -> None: ...
-    def post(self, event: Callable[..., None], *args: object) -> None: ...
-    def call_later(self, delay_s: float, event: Callable[..., None], *args: object) -> None: ...
-    def changed(self, instance: Instance, state: State) -> None: ...
 
 
 class Lifecycle:
@@ -43,23 +38,29 @@ class Lifecycle:
         self,
         model: str,
         settings: ColdSettings,
+        holding: Holding,
         queue: WaitQueue,
         effects: Effects,
         clock: Callable[[], float],
         numbers: Iterator[int],
     ) -> None:
         self.model = model
-        self.settings = settings
         self.queue = queue
-        self.instances: dict[str, Instance] = {}
+        self.states = States(settings, effects, clock)
+        self.instances = self.states.instances
+        self.ladder = Ladder(self.states, holding, lambda: len(queue))
         self.retired = False
         self.backoff = StartBackoff()
         self.start_times_s: deque[float] = deque(maxlen=STARTS_REMEMBERED)
         self._effects = effects
         self._clock = clock
         self._numbers = numbers  # of instances, never used twice in the life of the gateway
-        self._wanted = 0  # instances that an operator asked for
+        self._wanted = 0  # instances that somebody asked for who does not wait
         self._relaunch_due = False
+
+    @property
+    def settings(self) -> ColdSettings:
+        return self.states.settings
 
     # --- events from callers ---------------------------------------------------------------
 
@@ -112,7 +113,7 @@ class Lifecycle:
             instance.idle_since_s = self._clock()
         if instance.state is State.READY:
             self._serve_waiters()
-            self._watch_idle(instance)
+            self.ladder.now_idle(instance)
         elif instance.state is State.DRAINING and instance.in_flight == 0:
             self._effects.stop(instance)
 
@@ -121,43 +122,57 @@ class Lifecycle:
     def stage_reached(self, instance_id: str, state: State) -> None:
         instance = self.instances.get(instance_id)
         if instance is not None and instance.state in STARTING:
-            self._enter(instance, state)
+            self.states.enter(instance, state)
 
     def became_ready(self, instance_id: str, endpoint: Endpoint) -> None:
         instance = self.instances.get(instance_id)
         if instance is None or instance.state not in STARTING:
             return
-        now_s = self._clock()
         instance.endpoint = endpoint
-        instance.idle_since_s = now_s
-        self.start_times_s.append(now_s - instance.began_s)
-        self.backoff.ready()
-        self._wanted = 0
-        self._enter(instance, State.READY)
-        self._serve_waiters()
-        self._watch_idle(instance)
+        self.start_times_s.append(self._clock() - instance.began_s)
+        self._ready(instance)
 
     def start_failed(self, instance_id: str, failure: Failure) -> None:
         """The launch did not lead to a ready server; its process is gone."""
-        instance = self.instances.pop(instance_id, None)
+        instance = self.states.gone(instance_id)
         if instance is None:
             return
         if instance.state is not State.DRAINING:  # else: an operator stopped it while it loaded
-            self._effects.changed(instance, State.FAILED)
             self._launch_failed(failure)
-        self._effects.changed(instance, State.OFF)
         self._grow()
 
     def exited(self, instance_id: str, last_words: str) -> None:
         """The process of an instance that had been ready is gone: stopped by us, or by itself."""
-        instance = self.instances.pop(instance_id, None)
+        instance = self.states.gone(instance_id)
         if instance is None:
             return
         if instance.state is not State.DRAINING:
-            self._effects.changed(instance, State.FAILED)
             self.backoff.crashed(self._clock(), last_words)
-        self._effects.changed(instance, State.OFF)
         self._grow()
+
+    def fell_asleep(self, instance_id: str) -> None:
+        instance = self.instances.get(instance_id)
+        if instance is not None and instance.falling:
+            self.ladder.fell_asleep(instance)
+            self._grow()  # somebody may have come meanwhile
+
+    def sleep_refused(self, instance_id: str) -> None:
+        instance = self.instances.get(instance_id)
+        if instance is not None and instance.falling:
+            self.ladder.refused(instance)
+
+    def woke(self, instance_id: str) -> None:
+        instance = self.instances.get(instance_id)
+        if instance is not None and instance.state is State.WAKING:
+            self.ladder.woke(instance)
+            self._ready(instance)
+
+    def wake_failed(self, instance_id: str, last_words: str) -> None:
+        """What cannot be woken is killed, and who waits is served by a start."""
+        instance = self.instances.get(instance_id)
+        if instance is not None and instance.state is State.WAKING:
+            self.backoff.crashed(self._clock(), last_words)
+            self.ladder.wake_failed(instance)
 
     def verified(self, instance_id: str, healthy: bool) -> None:
         """The answer to `Effects.verify`: a server that lives but no longer answers is stopped."""
@@ -169,64 +184,88 @@ class Lifecycle:
             instance.endpoint.breaker.succeeded()
             self._serve_waiters()
         elif instance.state is State.READY:
-            self._drain(instance, now=False)  # it may still be at work for others
+            self.states.drain(instance, now=False)  # it may still be at work for others
 
     # --- events from operators -----------------------------------------------------------------
 
     def start(self) -> None:
-        """Start one instance unless one runs or starts, whatever failed before."""
+        """Have one instance ready or coming, whatever failed before."""
         self.backoff.forget()
-        if not any(i.state is not State.DRAINING for i in self.instances.values()):
-            self._wanted = 1
-            self._grow()
+        self.wake()
 
     def drain(self, instance_id: str | None = None) -> None:
-        """Let instances finish what they serve, then stop them; new requests start new ones."""
-        self._wanted = 0
-        for instance in list(self.instances.values()):
-            if instance_id in (None, instance.id):
-                self._drain(instance, now=False)
+        """Let instances finish what they serve, then stop them; new requests start new ones.
+
+        All of them: then nothing is held ready either, until somebody says so again.
+        """
+        self._stop(instance_id, now=False)
 
     def stop(self, instance_id: str | None = None) -> None:
         """Stop instances now, whatever they serve."""
+        self._stop(instance_id, now=True)
+
+    def _stop(self, instance_id: str | None, *, now: bool) -> None:
         self._wanted = 0
+        if instance_id is None:
+            self.ladder.held.end()
         for instance in list(self.instances.values()):
             if instance_id in (None, instance.id):
-                self._drain(instance, now=True)
+                self.states.drain(instance, now=now)
 
     def retire(self) -> None:
         """The model left the configuration, or the program ends: serve who waits, then end."""
         self.retired = True
+        self.ladder.held.end()
         self._end_if_unneeded()
 
     def reconfigure(self, settings: ColdSettings) -> None:
-        self.settings = settings
+        self.states.settings = settings
         for instance in self.instances.values():
             if instance.endpoint is not None:
                 instance.endpoint.max_concurrency = settings.max_concurrency
-            self._watch_idle(instance)
         self._serve_waiters()
         self._grow()
+        self.ladder.ask_again()
+
+    # --- events from whoever decides ------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Have one instance ready or coming, woken or started, though nobody waits."""
+        for instance in self.instances.waking:
+            instance.going_down = False
+        if not self.retired and not self.instances.ready:
+            self._wanted = 1
+        self._grow()
+
+    def hold(self, until_s: float) -> None:
+        """Until then one instance is kept ready; `inf` for ever, the past ends it."""
+        self.ladder.held.until_s = until_s
+        if self._clock() < until_s < math.inf:
+            self._effects.call_later(until_s - self._clock(), self.ladder.ask_again)
+        self._hold_changed()
+
+    def hold_instances(self, number: int) -> None:
+        """From now on so many are kept ready, as far as `max_instances` lets them; 0 ends it."""
+        self.ladder.held.instances = number
+        self._hold_changed()
+
+    def _hold_changed(self) -> None:
+        if self.retired:
+            self.ladder.held.end()
+        self._grow()
+        self.ladder.ask_again()
 
     # --- what follows -----------------------------------------------------------------------
 
-    @property
-    def starting(self) -> list[Instance]:
-        return [i for i in self.instances.values() if i.state in STARTING]
-
-    @property
-    def ready(self) -> list[Instance]:
-        return [i for i in self.instances.values() if i.state is State.READY]
-
     def _refuse_if_failing(self) -> None:
         left_s = self.backoff.refusing_until_s - self._clock()
-        if left_s > 0 and not self.starting and not self.ready:
+        if left_s > 0 and not self.instances.staying:
             raise StartFailed(self.backoff.failure or "its last start failed", left_s)
 
     def _with_room(self, excluding: Collection[Endpoint] = ()) -> Instance | None:
         open_ones = [
             i
-            for i in self.ready
+            for i in self.instances.ready
             if i.endpoint is not None
             and i.endpoint.free >= 1
             and i.endpoint.breaker.closed  # else it is being verified
@@ -256,29 +295,53 @@ class Lifecycle:
                 break
         self._end_if_unneeded()
 
+    def _ready(self, instance: Instance) -> None:
+        """It has been started or woken."""
+        self.backoff.ready()
+        self._wanted = 0
+        self.states.enter(instance, State.READY)
+        self._serve_waiters()
+        self.ladder.served_first(instance)
+
     def _grow(self) -> None:
-        """Launch what the queue asks for and the limits allow."""
-        if not self._more_wanted():
-            if not self.starting:
+        """Wake and launch what the queue asks for and the limits allow."""
+        while self._wake_wanted() and (asleep := self.instances.nearest_asleep()):
+            self.states.wake(asleep)
+        if not self._launch_wanted():
+            if not self.instances.starting:
                 self.backoff.over()
         elif self._clock() < self.backoff.launch_after_s:
             self._relaunch_when_due()
         else:
-            while self._more_wanted() and len(self.instances) < self.settings.max_instances:
+            while self._launch_wanted() and len(self.instances) < self.settings.max_instances:
                 self._launch()
         self._end_if_unneeded()
 
-    def _more_wanted(self) -> bool:
-        starting = len(self.starting)
-        per_instance = self.settings.max_concurrency or float("inf")
-        coming = starting * per_instance if starting else 0
-        return len(self.queue) > coming or self._wanted > starting + len(self.ready)
+    def _wake_wanted(self) -> bool:
+        """A wake is so much shorter than a start that those who wait for a start get one too."""
+        waking = len(self.instances.waking)
+        starting = len(self.instances.starting)
+        return self._waiting_beyond(waking) or self._missing_beyond(waking + starting)
+
+    def _launch_wanted(self) -> bool:
+        coming = len(self.instances.coming)
+        return self._waiting_beyond(coming) or self._missing_beyond(coming)
+
+    def _waiting_beyond(self, coming: int) -> bool:
+        """Whether more wait than so many instances will serve."""
+        places = coming * (self.settings.max_concurrency or math.inf) if coming else 0
+        return len(self.queue) > places
+
+    def _missing_beyond(self, coming: int) -> bool:
+        """Whether fewer will be ready than somebody asked for who does not wait."""
+        wanted = max(self._wanted, self.ladder.held.kept(self._clock()))
+        return wanted > coming + len(self.instances.ready)
 
     def _launch(self) -> None:
         now_s = self._clock()
         instance = Instance(f"{self.model}@{next(self._numbers)}", now_s)
         self.instances[instance.id] = instance
-        self._enter(instance, State.PROVISIONING)
+        self.states.enter(instance, State.PROVISIONING)
         within_s = self.backoff.launching(now_s, self.settings.start_within_s)
         self._effects.launch(instance, within_s)
 
@@ -293,7 +356,7 @@ class Lifecycle:
         if not given_up:
             return
         self._wanted = 0
-        if self.starting or self.ready:
+        if self.instances.staying:
             return  # another instance serves those who wait
         while waiter := self.queue.pop():
             pause_s = self.backoff.refusing_until_s - now_s
@@ -316,45 +379,7 @@ class Lifecycle:
             instance.verifying = True
             self._effects.verify(instance)
 
-    def _watch_idle(self, instance: Instance) -> None:
-        """Keep one timer per instance, not one per request."""
-        if instance.state is not State.READY or instance.in_flight:
-            return
-        due_s = instance.idle_since_s + self.settings.idle_s
-        if due_s != float("inf") and (
-            instance.idle_check_s is None or due_s < instance.idle_check_s
-        ):
-            instance.idle_check_s = due_s
-            delay_s = max(due_s - self._clock(), 0.0)
-            self._effects.call_later(delay_s, self._idle_due, instance.id)
-
-    def _idle_due(self, instance_id: str) -> None:
-        instance = self.instances.get(instance_id)
-        if instance is None or instance.state is not State.READY:
-            return
-        instance.idle_check_s = None
-        if instance.in_flight:
-            return  # its last byte starts the clock again
-        if self._clock() - instance.idle_since_s >= self.settings.idle_s:
-            self._drain(instance, now=False)
-        else:
-            self._watch_idle(instance)
-
-    def _drain(self, instance: Instance, *, now: bool) -> None:
-        if instance.state is not State.DRAINING:
-            self._enter(instance, State.DRAINING)
-        if now or instance.in_flight == 0:
-            self._effects.stop(instance)
-
     def _end_if_unneeded(self) -> None:
         if self.retired and not len(self.queue):
-            for instance in list(self.instances.values()):
-                if instance.state is not State.DRAINING:
-                    self._drain(instance, now=False)
-
-    def _enter(self, instance: Instance, state: State) -> None:
-        if instance.state is state and state in instance.reached:
-            return
-        instance.state = state
-        instance.reached[state] = self._clock()
-        self._effects.changed(instance, state)
+            for instance in self.instances.staying:
+                self.states.drain(instance, now=False)

@@ -390,7 +390,8 @@ class Cold(Part):
     def launch_identity(self) -> Hashable:
         """What needs a new server when it changes; all else is changed in place."""
         env = tuple(sorted(self.env.items()))
-        return (self.launcher, self.command, env, self.base_path, self.ready)
+        sleeps = self.sleep.level_1 is not None or self.sleep.level_2 is not None
+        return (self.launcher, self.command, env, self.base_path, self.ready, sleeps)
 
 
 class Api(Part):

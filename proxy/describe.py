@@ -80,6 +80,7 @@ def _instance(instance: Instance, now_s: float) -> dict[str, Any]:
     return {
         "id": instance.id,
         "state": instance.state.value,
+        "rung": instance.nearest_rung,
         "url": instance.endpoint.origin.url if instance.endpoint else None,
         "in_flight": instance.in_flight,
         "age_s": round(now_s - instance.began_s, 3),
@@ -93,8 +94,9 @@ def _instance(instance: Instance, now_s: float) -> dict[str, Any]:
 def _start(cold: ColdModel) -> dict[str, Any]:
     view = cold.view()
     return {
-        "estimate_s": round(remaining_start_s(view.start_times_s, view.starting_for_s), 3),
+        "estimate_s": round(remaining_start_s(view.rise_times_s, view.starting_for_s), 3),
         "last_s": [round(t, 3) for t in view.start_times_s],
+        "wakes_s": {r: [round(t, 3) for t in times] for r, times in view.wake_times_s.items()},
         "failure": view.failure,
         "refusing_for_s": round(view.refusing_for_s, 3),
     }

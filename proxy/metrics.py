@@ -125,6 +125,10 @@ class Metrics:
         self._child(self.transitions, model, state.value).inc()
         if state is not State.READY:
             return
+        if State.WAKING in instance.reached:
+            took_s = instance.reached[State.READY] - instance.rose_s
+            self._child(self.start, model, State.WAKING.value).observe(took_s)
+            return
         stages = [(s, at) for s, at in instance.reached.items() if s in STARTING or s is state]
         for (stage, began_s), (_, ended_s) in zip(stages, stages[1:], strict=False):
             self._child(self.start, model, stage.value).observe(ended_s - began_s)

@@ -15,7 +15,7 @@ from backends.lease import (
     Unavailable,
     WaitExpired,
 )
-from policies.placement import ColdState, HotState, Step, choose
+from policies.arrival import ColdState, HotState, Step, choose
 from policies.waiting import remaining_start_s, retry_after_s
 from router.errors import GatewayError, ModelStarting, ModelUnavailable, Saturated
 from router.pins import Pin
@@ -179,7 +179,7 @@ def explain(place: Place, refusal: Unavailable) -> GatewayError:
 def _starting(place: Place, refusal: WaitExpired) -> ModelStarting:
     cold = place.backends.cold
     view: ColdView | None = cold.view() if cold else None
-    left_s = remaining_start_s(view.start_times_s, view.starting_for_s) if view else None
+    left_s = remaining_start_s(view.rise_times_s, view.starting_for_s) if view else None
     after_s = retry_after_s(left_s)
     return ModelStarting(
         f"model '{place.model}' {refusal}; about {after_s} s are left. Try again then, "

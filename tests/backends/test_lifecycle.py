@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from backends.endpoint import Endpoint
+from backends.holding import Held, Rung
 from backends.instance import ColdSettings, Failure, Instance, State
 from backends.lease import Lease, QueueFull, Room, StartFailed, Waiter, WaitQueue
 from backends.lifecycle import Lifecycle
@@ -24,6 +26,9 @@ class World:
         self.now_s = 0.0
         self.launched: list[Instance] = []
         self.stopped: list[str] = []
+        self.killed: list[str] = []
+        self.falling: list[tuple[str, Rung]] = []
+        self.woken: list[str] = []
         self.verifying: list[str] = []
         self.changes: list[tuple[str, State]] = []
         self._timers: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
@@ -36,6 +41,15 @@ class World:
 
     def stop(self, instance: Instance) -> None:
         self.stopped.append(instance.id)
+
+    def kill(self, instance: Instance) -> None:
+        self.killed.append(instance.id)
+
+    def sleep(self, instance: Instance, rung: Rung) -> None:
+        self.falling.append((instance.id, rung))
+
+    def wake_up(self, instance: Instance, within_s: float) -> None:
+        self.woken.append(instance.id)
 
     def verify(self, instance: Instance) -> None:
         self.verifying.append(instance.id)
@@ -60,14 +74,25 @@ class World:
         self.now_s = until_s
 
 
+class Changing:
+    """Satisfies `Holding` with a time that the test changes."""
+
+    def __init__(self, idle_s: float) -> None:
+        self.idle_s = idle_s
+
+    def descent(self, now_s: float) -> Sequence[tuple[float, Rung]]:
+        return Held(self.idle_s).descent(now_s)
+
+
 class Model:
     """A lifecycle with its world; callers are waiters on a loop that never runs by itself."""
 
-    def __init__(self, *, room: Room | None = None, **changes: object) -> None:
+    def __init__(self, *, room: Room | None = None, **changes: Any) -> None:
         self.loop = asyncio.new_event_loop()
         self.world = World()
+        idle_s = changes.pop("idle_s", 60.0)
+        self.holding = changes.pop("holding", Held(idle_s))
         values: dict[str, object] = {
-            "idle_s": 60.0,
             "start_within_s": 30.0,
             "stop_within_s": 5.0,
             "max_instances": 1,
@@ -77,6 +102,7 @@ class Model:
         self.machine = Lifecycle(
             "m",
             ColdSettings(**values),  # type: ignore[arg-type]
+            self.holding,
             WaitQueue(room or Room(1000, 1 << 30)),
             self.world,
             self.world.clock,
@@ -131,7 +157,7 @@ def test_acquire_many_callers_share_one_start(model):
     m.ready(m.world.launched[0])
     assert {lease(w).endpoint.id for w in waiters} == {"m@1"}
     assert all(lease(w).cold_start for w in waiters)
-    assert m.machine.ready[0].in_flight == 100
+    assert m.machine.instances.ready[0].in_flight == 100
 
 
 def test_acquire_when_ready_is_no_cold_start(model):
@@ -147,7 +173,7 @@ def test_grant_to_a_caller_who_left_is_not_counted(model):
     waiter = m.ask()
     waiter.future.cancel()
     m.ready(m.world.launched[0])
-    assert m.machine.ready[0].in_flight == 0
+    assert m.machine.instances.ready[0].in_flight == 0
 
 
 def test_crash_after_every_caller_left_starts_nothing(model):
@@ -367,7 +393,7 @@ def test_excluded_instance_is_not_handed_out_when_another_lease_comes_back(model
 def test_sick_instance_is_verified_and_stopped(model):
     m = model()
     for _ in range(3):
-        held = lease_of(m) if not m.machine.ready else lease(m.ask())
+        held = lease_of(m) if not m.machine.instances.ready else lease(m.ask())
         held.failed(m.world.now_s)
         held.release()
         m.world.advance(0)
@@ -389,10 +415,11 @@ def test_retire_serves_who_waits_then_stops(model):
 
 
 def test_reconfigure_shorter_idle_takes_effect_on_a_running_instance(model):
-    m = model(idle_s=1000.0)
+    m = model(holding=Changing(1000.0))
     lease_of(m).release()
     m.world.advance(0)
-    m.machine.reconfigure(ColdSettings(5.0, 30.0, 5.0, 1, None))
+    m.holding.idle_s = 5.0
+    m.machine.reconfigure(m.machine.settings)
     m.world.advance(6)
     assert m.world.stopped == ["m@1"]
 
@@ -432,7 +459,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.m.close()
 
     def _starting(self) -> list[Instance]:
-        return self.m.machine.starting
+        return self.m.machine.instances.starting
 
     def _held(self) -> list[Lease]:
         done = [w.future for w in self.waiters if w.future.done() and not w.future.cancelled()]
