@@ -1,6 +1,7 @@
 """How long a caller may be kept waiting, and what to tell the one who cannot wait."""
 
 import math
+from collections.abc import Sequence
 
 CALLER_MARGIN_S = 1.0  # answer this long before the caller's own timeout, so that it hears why
 SHORTEST_WAIT_S = 0.1
@@ -29,15 +30,21 @@ def comments_s(grace_s: float, every_s: float, read_timeout_s: float | None) -> 
     return min(grace_s, read_timeout_s / 2), min(every_s, read_timeout_s / 2)
 
 
-def remaining_start_s(start_times_s: tuple[float, ...], starting_for_s: float | None) -> float:
-    """The 90th percentile of what is left of a start, from the last ones (nearest rank)."""
+def remaining_start_s(
+    start_times_s: Sequence[float],
+    starting_for_s: float | None,
+    guess_s: float = FIRST_START_GUESS_S,
+) -> float:
+    """The 90th percentile of what is left of a start, from the last ones (nearest rank).
+
+    `guess_s` stands for it before any start was measured.
+    """
     passed_s = starting_for_s or 0.0
     longer = sorted(t for t in start_times_s if t > passed_s)
     if longer:
         return longer[math.ceil(0.9 * len(longer)) - 1] - passed_s
-    if start_times_s:
-        return max(passed_s * 0.5, 1.0)  # it takes longer than ever before
-    return max(FIRST_START_GUESS_S - passed_s, passed_s * 0.5, 1.0)
+    longest_yet_s = max(passed_s * 0.5, 1.0)  # it takes longer than expected, or than ever
+    return longest_yet_s if start_times_s else max(guess_s - passed_s, longest_yet_s)
 
 
 def retry_after_s(estimate_s: float | None) -> int:

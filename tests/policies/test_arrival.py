@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.placement import ColdState, HotState, choose
+from policies.arrival import ColdState, HotState, choose
 
 OFF = ColdState(ready=0, free=0, starting=False, refusing_for_s=0)
 FAILED = ColdState(ready=0, free=0, starting=False, refusing_for_s=5)

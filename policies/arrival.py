@@ -1,0 +1,182 @@
+"""Where one request goes: the places to try, in order, each with its reason.
+
+What is ready comes first. When a start would be needed, the caller's time and money decide: hold
+if the start will be over in time, else pay somebody else, and start when what was paid so is worth
+a start ("rent before you buy": at most twice what one who knew the demand would have paid).
+"""
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+from msgspec import Struct
+
+from policies.budget import NORMAL, Allowance
+from policies.placement import PlacementName
+
+Kind = Literal["hot", "cold", "api", "overflow"]
+Priority = Literal["low", "normal", "high"]
+
+
+class HotState(Struct, frozen=True):
+    """A hot pool now: healthy endpoints, and free places among them (`inf` without a limit)."""
+
+    healthy: int
+    free: float
+
+
+class ColdState(Struct, frozen=True):
+    """A cold model now. `refusing_for_s` > 0 after a start that failed for good.
+
+    `eta_s` is the 90th percentile of the time until an instance is ready, whether one starts
+    already or not; `asleep` says that one need only be woken.
+    """
+
+    ready: int
+    free: float
+    starting: bool
+    refusing_for_s: float
+    eta_s: float = 0.0
+    asleep: bool = False
+
+
+class ApiState(Struct, frozen=True):
+    """An outside API now. `usd` is what this request would likely cost there."""
+
+    healthy: bool
+    usd: float = 0.0
+
+
+class Terms(Struct, frozen=True):
+    """What weighs for one request of a model.
+
+    `left_s` is how long its caller may still be held. `overspent_usd` went to others since the
+    last start because no instance was ready in time; `start_usd` is what one start costs.
+    """
+
+    left_s: float = math.inf
+    priority: Priority = "normal"
+    placement: PlacementName = "on_demand"
+    allowance: Allowance = NORMAL
+    overspent_usd: float = 0.0
+    start_usd: float = 0.0
+    overflow: bool = False  # whether another model may answer meanwhile
+
+
+class Step(Struct, frozen=True):
+    """One place to ask for a lease, and why.
+
+    `wait` says whether to queue there for room; `start`, whether taking it should have an
+    instance of the model's own started meanwhile.
+    """
+
+    kind: Kind
+    wait: bool
+    reason: str
+    start: bool = False
+
+
+PLAIN = Terms()
+
+
+def choose(
+    hot: HotState | None, cold: ColdState | None, api: ApiState | None, terms: Terms = PLAIN
+) -> tuple[Step, ...]:
+    """The places to try, in order; None stands for what the model does not have.
+
+    Empty when nothing can answer: then no endpoint is healthy and nothing can be started.
+    """
+    steps: list[Step] = []
+    if hot is not None and hot.free >= 1:
+        steps.append(_hot_with_room(hot.healthy))
+    steps.extend(_cold_and_others(hot, cold, api, terms))
+    if hot is not None and hot.free < 1 and hot.healthy:
+        steps.append(Step("hot", True, "every always-on endpoint is full: wait for a place"))
+    if not steps and cold is not None:
+        steps.append(Step("cold", True, "its last start failed: ask it for the reason"))
+    return tuple(steps)
+
+
+@lru_cache(maxsize=1024)  # what nearly every request gets
+def _hot_with_room(healthy: int) -> Step:
+    return Step("hot", False, f"{healthy} healthy always-on endpoint(s) with room")
+
+
+def _cold_and_others(
+    hot: HotState | None, cold: ColdState | None, api: ApiState | None, terms: Terms
+) -> list[Step]:
+    others = _others(cold, api, terms)
+    if cold is None or cold.refusing_for_s > 0:
+        return [_because(step, _why_others(hot, cold)) for step in others]
+    if cold.free >= 1:
+        return [Step("cold", True, _why_ready(hot, cold)), *others]
+    if terms.placement == "api" and others:
+        why = "the outside API is cheaper at this demand"
+        return [*(_because(step, why) for step in others), Step("cold", True, _why_cold(hot, cold))]
+    if cold.eta_s <= terms.left_s or not others or cold.ready:
+        return [Step("cold", True, _why_hold(hot, cold, terms)), *others]
+    start, why = _overflows(cold, api, terms)
+    begun = [Step(step.kind, step.wait, why, start) for step in others]
+    return [*begun, Step("cold", True, _why_cold(hot, cold))]
+
+
+def _others(cold: ColdState | None, api: ApiState | None, terms: Terms) -> list[Step]:
+    """Who else could answer; near the budget nobody who has to be paid, if one can wait."""
+    steps = []
+    saving = terms.allowance.stance != "normal" and cold is not None and cold.refusing_for_s <= 0
+    if api is not None and api.healthy and not saving:
+        steps.append(Step("api", False, "overflow to the outside API"))
+    if terms.overflow:
+        steps.append(Step("overflow", False, "overflow to another model that is ready"))
+    return steps
+
+
+def _overflows(cold: ColdState, api: ApiState | None, terms: Terms) -> tuple[bool, str]:
+    """Whether to start meanwhile, and why the request goes elsewhere."""
+    late = f"a start needs {cold.eta_s:.3g} s (p90) and the caller has {terms.left_s:.3g} s"
+    if cold.starting:
+        return False, f"{late}; it is on its way"
+    if terms.priority == "high":
+        return True, f"{late}; high priority: start at once"
+    if terms.placement == "always_on":
+        return True, f"{late}; the model is to be always on"
+    spent_usd = terms.overspent_usd + (api.usd if api is not None else 0.0)
+    worth = f"{spent_usd:.3g} USD went elsewhere, a start costs {terms.start_usd:.3g}"
+    if spent_usd >= terms.start_usd:
+        return True, f"{late}; {worth}: start"
+    return False, f"{late}; {worth}: do not start yet"
+
+
+def _because(step: Step, reason: str) -> Step:
+    return Step(step.kind, step.wait, reason, step.start)
+
+
+def _why_hold(hot: HotState | None, cold: ColdState, terms: Terms) -> str:
+    why = _why_cold(hot, cold)
+    if cold.ready or math.isinf(terms.left_s) or cold.eta_s > terms.left_s:
+        return why
+    return f"{why}; {cold.eta_s:.3g} s (p90), the caller has {terms.left_s:.3g} s"
+
+
+def _instead(hot: HotState | None) -> str:
+    if hot is None:
+        return ""
+    return "always-on endpoints are full: " if hot.healthy else "no always-on endpoint: "
+
+
+def _why_ready(hot: HotState | None, cold: ColdState) -> str:
+    return f"{_instead(hot)}{cold.ready} instance(s) ready with room"
+
+
+def _why_cold(hot: HotState | None, cold: ColdState) -> str:
+    if cold.ready:
+        return f"{_instead(hot)}instances are full"
+    if cold.starting:
+        return f"{_instead(hot)}an instance is starting"
+    return f"{_instead(hot)}{'asleep: wake it' if cold.asleep else 'off: start an instance'}"
+
+
+def _why_others(hot: HotState | None, cold: ColdState | None) -> str:
+    if hot is None and cold is None:
+        return "only an outside API is configured"
+    return "overflow to the outside API when nothing of our own can answer"

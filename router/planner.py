@@ -1,0 +1,237 @@
+"""One model's decisions over time: what was seen of its demand, and what follows from it.
+
+The live router and `lamplighter replay` drive the same planner, with the time as an argument, so
+that a replayed week decides as the week itself would have. It asks the policies, and owns the
+state that they need. Times are seconds of one monotonic clock.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from policies.arrival import Priority, Terms
+from policies.budget import NORMAL, Allowance
+from policies.gaps import Gaps
+from policies.keep_alive import Shadows, descend, fixed, floor_s, jittered
+from policies.placement import Placement, PlacementName, Prospect, place
+from policies.prestart import Prestart, Prices, prestart
+from policies.rungs import Descent, Ladder, Rung, RungName, ladder
+from policies.waiting import remaining_start_s
+from router.economics import Economics
+from router.periods import Periods
+
+STARTS_REMEMBERED = 20
+STARTS_TELL = 3  # measured ones, before they replace the configured distribution
+
+
+class Planner:
+    """`arrived` and `finished` frame each request; the rest asks for decisions."""
+
+    def __init__(self, economics: Economics, now_s: float) -> None:
+        self.economics = economics
+        self.gaps = Gaps()
+        self.periods = Periods(economics, now_s)
+        self.placement = Placement(_first_placement(economics), now_s, "nothing was seen yet")
+        self.allowance: Allowance = NORMAL
+        self.overspent_usd = 0.0
+        self.active = 0
+        self.idle_since_s: float | None = None
+        self.wakes_s: dict[RungName, deque[float]] = {}  # "off" has the starts
+        self.ladder: Ladder = ()  # the rungs that the server offers, at what they cost now
+        self._shadows = Shadows()
+        self._busy_since_s = now_s
+        self._descent: Descent | None = None
+        self._price_rungs()
+
+    def reconfigure(self, economics: Economics) -> None:
+        """New prices and rules over what was learned."""
+        self.economics = self.periods.economics = economics
+        if economics.rules.pin is not None or self.placement.name not in economics.prospective:
+            first = _first_placement(economics)
+            self.placement = Placement(first, self.placement.since_s, "the configuration changed")
+        self._price_rungs()
+
+    def recall(self, gaps_s: Sequence[float], wakes_s: Mapping[RungName, Sequence[float]]) -> None:
+        """Take up what was learned before a restart."""
+        for rung, times_s in wakes_s.items():
+            self.wakes_s[rung] = deque(times_s, maxlen=STARTS_REMEMBERED)
+        self._price_rungs()
+        for gap_s in gaps_s:
+            self._learn(gap_s)
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    def arrived(self, now_s: float) -> None:
+        """A request came, whoever serves it."""
+        if not self.active:
+            if self.idle_since_s is not None:
+                self._gap_ended(now_s - self.idle_since_s)
+            self._busy_since_s = now_s
+        self.active += 1
+        self.periods.now.requests += 1
+
+    def finished(self, now_s: float, input_tokens: float = 0.0, output_tokens: float = 0.0) -> None:
+        """Its last byte has gone, or its caller has."""
+        self.active -= 1
+        self.periods.now.api_usd += self.api_usd(input_tokens, output_tokens)
+        if not self.active:
+            self.idle_since_s = now_s
+            self.periods.busy(now_s - self._busy_since_s, 1)
+
+    def flowed(
+        self,
+        began_s: float,
+        ended_s: float,
+        requests: float,
+        input_tokens: float,
+        output_tokens: float,
+    ) -> None:
+        """Many requests without a gap between them that matters: a replay's way to be fast.
+
+        Called while none is active; `ended_s` > `began_s`; the tokens are those of all of them.
+        """
+        if self.idle_since_s is not None:
+            self._gap_ended(began_s - self.idle_since_s)
+        self.periods.now.requests += requests
+        self.periods.now.api_usd += self.api_usd(input_tokens, output_tokens)
+        length_s = ended_s - began_s
+        self.periods.busy(length_s, self.instances_for(requests / length_s))
+        self.idle_since_s = ended_s
+
+    def woke(self, rung: RungName, took_s: float) -> None:
+        """An instance became ready: started ("off") or woken from a sleep level."""
+        self.wakes_s.setdefault(rung, deque(maxlen=STARTS_REMEMBERED)).append(took_s)
+        self.overspent_usd = 0.0
+        self._price_rungs()
+
+    def overflowed(self, usd: float) -> None:
+        """A request went elsewhere because no instance was ready in time."""
+        self.overspent_usd += usd
+
+    def allow(self, allowance: Allowance) -> None:
+        """What the budgets say from now on."""
+        changed = allowance.stance != self.allowance.stance
+        self.allowance = allowance
+        if changed:
+            self._price_rungs()
+
+    # --- what follows ---------------------------------------------------------------------------
+
+    def descent(self) -> Descent:
+        """When an instance that just became idle goes down which rung, jitter included."""
+        if self._descent is None:
+            self._descent = self._decide_descent()
+        return self._descent
+
+    def prestart(self) -> Prestart | None:
+        """Whether to start again before the next arrival; counted from the same moment."""
+        facts, steps = self.economics, self.descent().steps
+        if not steps or steps[-1][1] != "off" or self.allowance.stance != "normal":
+            return None
+        prices = Prices(self.wake_mean_s("off"), facts.hold_usd_s, facts.delay_usd_s)
+        return prestart(self.gaps, steps[-1][0], prices)
+
+    def terms(self, left_s: float, priority: Priority, overflow: bool) -> Terms:
+        """What weighs for a request that comes now."""
+        return Terms(
+            left_s=left_s,
+            priority=priority,
+            placement=self.placement.name,
+            allowance=self.allowance,
+            overspent_usd=self.overspent_usd,
+            start_usd=self.wake_mean_s("off") * self.economics.hold_usd_s,
+            overflow=overflow,
+        )
+
+    def eta_s(self, rung: RungName, waking_for_s: float | None) -> float:
+        """p90 of what is left until ready, from a rung; `waking_for_s` when it is on its way."""
+        guess_s = self.economics.start_s[1] if rung == "off" else self._sleep_wake_s(rung)
+        return remaining_start_s(self.wakes_s.get(rung, ()), waking_for_s, guess_s)
+
+    def wake_mean_s(self, rung: RungName) -> float:
+        """How long a return from a rung takes on average."""
+        measured = self.wakes_s.get(rung, ())
+        if len(measured) >= STARTS_TELL:
+            return sum(measured) / len(measured)
+        return self.economics.start_mean_s if rung == "off" else self._sleep_wake_s(rung)
+
+    def api_usd(self, input_tokens: float, output_tokens: float) -> float:
+        """What the outside API charges for these tokens; 0 without a stated price."""
+        per_input, per_output = self.economics.api_usd or (0.0, 0.0)
+        return input_tokens * per_input + output_tokens * per_output
+
+    def instances_for(self, requests_s: float) -> int:
+        """Servers that carry a rate, within what the configuration allows."""
+        needed = -(-requests_s // self.economics.requests_s)
+        return max(1, min(int(needed), self.economics.max_instances))
+
+    def place(self, now_s: float) -> Placement:
+        """Choose the placement anew; to be asked every `place_every_s`."""
+        if self.active:
+            self.periods.busy(now_s - self._busy_since_s, 1)
+            self._busy_since_s = now_s
+        self.periods.close(now_s)
+        prospects = self.prospects()
+        rules = self.economics.rules
+        self.placement = place(self.placement, now_s, prospects, self.periods.qps(), rules)
+        return self.placement
+
+    def prospects(self) -> dict[PlacementName, Prospect]:
+        """What each placement that the model can have would cost at the demand that was seen."""
+        possible = self.economics.prospective
+        return {n: p for n, p in self.periods.prospects().items() if n in possible}
+
+    # --- within ---------------------------------------------------------------------------------
+
+    def _price_rungs(self) -> None:
+        facts = self.economics
+        self._descent = None
+        if not facts.has_cold:
+            self.ladder = ()
+            return
+        # Near the end of a budget nobody's waiting is paid for: idle times get shorter.
+        delay_usd_s = facts.delay_usd_s if self.allowance.stance == "normal" else 0.0
+        rungs = [Rung("hot", facts.hold_usd_s, 0.0, 0.0)]
+        held = [(level.name, level.share * facts.hold_usd_s) for level in facts.sleep]
+        for name, hold_usd_s in (*held, ("off", 0.0)):
+            wake_s = self.wake_mean_s(name)
+            rungs.append(Rung(name, hold_usd_s, wake_s, wake_s * (facts.hold_usd_s + delay_usd_s)))
+        self.ladder = ladder(rungs)
+        self.gaps.floor_s = floor_s(self.ladder)
+
+    def _sleep_wake_s(self, rung: RungName) -> float:
+        return next((level.wake_s for level in self.economics.sleep if level.name == rung), 0.0)
+
+    def _decide_descent(self) -> Descent:
+        facts = self.economics
+        if self.allowance.stance == "refusing":
+            return Descent(((0.0, "off"),), self.allowance.reason)
+        if isinstance(facts.idle, float):
+            decided = fixed(self.ladder, facts.idle)
+        else:
+            decided = descend(facts.idle, self.ladder, self.gaps, self._shadows)
+        steps = tuple(
+            (jittered(after_s, facts.jitter, facts.model, self.gaps.seen), rung)
+            for after_s, rung in decided.steps
+        )
+        return Descent(steps, decided.reason)
+
+    def _gap_ended(self, gap_s: float) -> None:
+        if gap_s <= self.gaps.floor_s or not self.ladder:
+            self.periods.now.idle_usd += gap_s * self.economics.hold_usd_s
+            return
+        met = self.periods.gap(gap_s, self.ladder, self.descent().steps)
+        if met.name != "hot":
+            period = self.periods.now
+            period.longest_delay_s = max(period.longest_delay_s, self.eta_s(met.name, None))
+        self._learn(gap_s)
+
+    def _learn(self, gap_s: float) -> None:
+        self._shadows.saw(self.ladder, self.gaps, gap_s)
+        self.gaps.add(gap_s)
+        self._descent = None
+
+
+def _first_placement(economics: Economics) -> PlacementName:
+    if economics.rules.pin is not None:
+        return economics.rules.pin
+    return "on_demand" if economics.has_cold or economics.api_usd is None else "api"
