@@ -4,7 +4,7 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
 from config.problems import shown
 
@@ -130,3 +130,26 @@ Size = Annotated[
     ),
 ]
 """Bytes, 1 or more."""
+
+
+def at_most(text: str) -> AfterValidator:
+    """A limit on a duration, said as it is written here."""
+    most = seconds(text)
+
+    def check(value: float) -> float:
+        if value > most:
+            raise ValueError(f"must be at most {text}")
+        return value
+
+    return AfterValidator(check)
+
+
+def at_least(text: str) -> AfterValidator:
+    least = seconds(text)
+
+    def check(value: float) -> float:
+        if value < least:
+            raise ValueError(f"must be at least {text}")
+        return value
+
+    return AfterValidator(check)

@@ -2,9 +2,9 @@
 
 import re
 import shlex
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, get_args
 from urllib.parse import SplitResult, urlsplit
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import (
     BeforeValidator,
@@ -16,8 +16,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from config.durations import DURATION_PATTERN, seconds, spelled_duration
-from config.problems import shown
+from config.durations import DURATION_PATTERN, LONGEST_S, seconds, spelled_duration
+from config.problems import did_you_mean, shown
 from config.scalars import FilledText, WrittenFloat, WrittenInt, core
 from config.templates import check_placeholders
 
@@ -212,42 +212,48 @@ FilePath = Annotated[str, BeforeValidator(_file_path)]
 
 
 def _time_zone(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError):  # no such zone; no such name; a folder
-            raise ValueError(f"{shown(value)} is no time zone, such as Europe/Berlin") from None
-    return value
+    if not isinstance(value, str):
+        return value
+    try:
+        return ZoneInfo(value).key
+    except (KeyError, ValueError, OSError):  # no such zone; no such name; a folder
+        hint = did_you_mean(value, available_timezones()) or ", such as Europe/Berlin"
+        raise ValueError(f"{shown(value)} is no time zone{hint}") from None
 
 
 TimeZone = Annotated[str, BeforeValidator(_time_zone)]
 
 IdleRule = Literal["clamped", "empirical", "ski_rental"]
-_IDLE_RULES = ("clamped", "empirical", "ski_rental")
+IDLE_RULES: tuple[IdleRule, ...] = get_args(IdleRule)
 
 
 def _idle(value: object) -> object:
-    if isinstance(value, str) and value in _IDLE_RULES:
-        return value
+    for rule in IDLE_RULES:
+        if value == rule:
+            return rule
     try:
         idle_s = seconds(value)
     except ValueError as error:
-        raise ValueError(f"{error}; or never, {', '.join(_IDLE_RULES)}") from None
+        raise ValueError(f"{error}; or one of {', '.join(IDLE_RULES)}") from None
     if idle_s <= 0:
         raise ValueError("must be longer than 0s")
     return idle_s
 
 
+def _spelled_idle(value: float | IdleRule) -> str:
+    return value if isinstance(value, str) else spelled_duration(value)
+
+
 Idle = Annotated[
     float | IdleRule,
     BeforeValidator(_idle),
-    PlainSerializer(lambda v: v if isinstance(v, str) else spelled_duration(v), return_type=str, when_used="json"),
+    PlainSerializer(_spelled_idle, return_type=str, when_used="json"),
     WithJsonSchema(
         {
             "anyOf": [
                 {"type": "string", "pattern": DURATION_PATTERN},
-                {"type": "number", "minimum": 0},
-                {"enum": ["never", *_IDLE_RULES]},
+                {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_S},
+                {"enum": ["never", *IDLE_RULES]},
             ]
         }
     ),

@@ -1,11 +1,13 @@
 """A configuration as JSON for people to look at, with everything secret taken out."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from config.fields import looks_secret
 from config.schema import Config
+from config.settings import Defaults, Keepalive, Placement, Queue, Settings, Timeouts
 
 MASK = "**********"
 
@@ -13,14 +15,15 @@ MASK = "**********"
 def masked(config: Config) -> dict[str, Any]:
     """Durations and sizes as they are written in YAML; keys and secret-looking values masked."""
     out: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
-    for overridable in (out["defaults"], *out["models"].values()):
-        for key in ("queue", "timeouts", "keepalive"):
-            if not overridable[key]:
-                del overridable[key]
+    for part in (out, out["defaults"], *out["models"].values()):
+        _drop_empty(part, "budget", "queue", "timeouts", "keepalive", "placement")
     for name, model in out["models"].items():
-        model["settings"] = _settings(config, name)
+        model["settings"] = written_out(config.settings(name)).model_dump(
+            mode="json", exclude_none=True
+        )
         cold = model.get("cold")
         if cold:
+            _drop_empty(cold, "sleep")
             cold["command"] = _command(cold["command"])
             cold["env"] = {
                 key: MASK if looks_secret(key) else _without_userinfo(value)
@@ -29,10 +32,22 @@ def masked(config: Config) -> dict[str, Any]:
     return out
 
 
-def _settings(config: Config, model: str) -> dict[str, Any]:
-    """What holds after merging, in the form of the YAML."""
-    settings = config.settings(model)
-    return settings.as_defaults().model_dump(mode="json")
+def _drop_empty(part: dict[str, Any], *keys: str) -> None:
+    """Take out the maps in which nothing is set."""
+    for key in keys:
+        if part.get(key) == {}:
+            del part[key]
+
+
+def written_out(settings: Settings) -> Defaults:
+    """What holds after merging, in the form of the YAML, every key written."""
+    groups = {
+        "queue": Queue.model_construct(**asdict(settings.queue)),
+        "timeouts": Timeouts.model_construct(**asdict(settings.timeouts)),
+        "keepalive": Keepalive.model_construct(**asdict(settings.keepalive)),
+        "placement": Placement.model_construct(**asdict(settings.placement)),
+    }
+    return Defaults.model_construct(**{**asdict(settings), **groups})
 
 
 def _command(words: Sequence[str]) -> list[str]:

@@ -61,10 +61,7 @@ def _explain(document: Document, path: Path, detail: ErrorDetails) -> tuple[Plac
         place = document.keys.get(path, here)
         return place, _unknown_key(path[:-1], str(path[-1]) if path else "")
     make = _SENTENCES.get(kind)
-    if kind == "less_than_equal" and path[-1:] == ("every",):
-        sentence = f"must be at most {_number(detail['ctx']['le'])}s"
-    else:
-        sentence = make(detail.get("ctx", {})) if make else "is not valid here"
+    sentence = make(detail.get("ctx", {})) if make else "is not valid here"
     name = dotted(path) or "the file"
     if loc[-1:] == ("[key]",):
         here, name = document.keys.get(path, here), f"{name}, the name"
