@@ -7,12 +7,13 @@ Everybody else posts events to its mailbox; the one task takes them in order and
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from backends.endpoint import Endpoint
-from backends.holding import LADDER, Holding, Rung
-from backends.instance import RISING, ColdSettings, Failure, Instance, State
+from backends.holding import Holding, Rung
+from backends.instance import ColdSettings, Failure, Instance, State
 from backends.launchers import Launcher, LaunchFailed, LaunchSpec, Running
 from backends.lease import Lease, NoEndpoint, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
 from backends.lifecycle import Lifecycle
@@ -21,6 +22,8 @@ from backends.readiness import WrongModel, ready_or_exited
 from backends.sleep import SleepFailed, fall_asleep, wake_up
 from backends.tasks import TaskSet
 from backends.upstream import Origin
+from backends.view import NEARNESS, view
+from backends.view import ColdView as ColdView  # for those who ask a ColdModel
 
 log = logging.getLogger("lamplighter.cold")
 
@@ -29,8 +32,8 @@ LOG_LINES_IN_ERRORS = 10
 HAND_OVER_S = 0.1  # what is free is handed over by the owner's next turn, whatever the deadline
 VERIFY_WITHIN_S = 30.0
 # Level 1 copies all weights to host memory: 200 GB at 5 GB/s take 40 s. What takes longer than
-# this hangs, and keeps a device that others may need.
-SLEEP_WITHIN_S = 120.0
+# this hangs, and keeps waiting who came meanwhile.
+SLEEP_WITHIN_S = 60.0
 
 OnChange = Callable[[str, Instance, State], None]
 
@@ -41,37 +44,6 @@ class Readiness:
 
     models_path: str = "/models"
     canary: bool = True
-
-
-@dataclass(frozen=True)
-class ColdView:
-    """What a decision may know of a cold model. Times in seconds.
-
-    `starting_for_s` is how long the start or the wake has taken that comes to its end first, as
-    `rung` says: the rung of the instance that is nearest to serving, hot for a ready one; off for
-    one that starts.
-    """
-
-    state: State
-    ready: int
-    free: float
-    starting_for_s: float | None
-    start_times_s: tuple[float, ...]
-    refusing_for_s: float
-    failure: str | None
-    in_flight: int
-    waiting: int
-    sleeping: int
-    rung: Rung
-    wake_times_s: Mapping[Rung, tuple[float, ...]]
-    rungs: tuple[Rung, ...]  # that the server offers, as far as is known, from hot to off
-
-    @property
-    def rise_times_s(self) -> tuple[float, ...]:
-        """The last times from its rung to ready: wakes if it sleeps or wakes, else starts."""
-        if self.rung in ("hot", "off"):
-            return self.start_times_s
-        return self.wake_times_s.get(self.rung, ())
 
 
 class ColdModel:
@@ -134,43 +106,11 @@ class ColdModel:
             raise WaitExpired(message, starting=starting) from None
 
     def view(self, excluding: Collection[Endpoint] = ()) -> ColdView:
-        machine = self.lifecycle
-        now_s = self._clock()
-        ready = [
-            i
-            for i in machine.instances.ready
-            if i.endpoint is not None and i.endpoint.breaker.closed and i.endpoint not in excluding
-        ]
-        instances = machine.instances.values()
-        nearest = max(machine.instances.staying, key=_nearness, default=None)
-        rising = nearest if nearest is not None and nearest.state in RISING else None
-        refusing_for_s = max(machine.backoff.refusing_until_s - now_s, 0.0)
-        return ColdView(
-            state=self._state(),
-            ready=len(ready),
-            free=sum(i.endpoint.free for i in ready if i.endpoint),
-            starting_for_s=now_s - rising.rose_s if rising else None,
-            start_times_s=tuple(machine.start_times_s),
-            refusing_for_s=0.0 if nearest is not None else refusing_for_s,
-            failure=machine.backoff.failure,
-            in_flight=sum(i.in_flight for i in instances),
-            waiting=len(machine.queue),
-            sleeping=sum(i.state is State.SLEEPING for i in instances),
-            rung=nearest.nearest_rung if nearest else "off",
-            wake_times_s=machine.ladder.wakes.times_s,
-            rungs=tuple(r for r in LADDER if r in ("hot", "off") or machine.ladder.offers(r)),
-        )
-
-    def _state(self) -> State:
-        """The state of the instance that is nearest to serving; failed after a failure."""
-        instances = self.lifecycle.instances.values()
-        if instances:
-            return max(instances, key=_nearness).state
-        return State.FAILED if self.lifecycle.backoff.failure is not None else State.OFF
+        return view(self.lifecycle, self._clock(), excluding)
 
     def count_by_state(self) -> dict[State, int]:
         """Instances in each state that an instance can be in, zeros included."""
-        counts = dict.fromkeys(_NEARNESS, 0)
+        counts = dict.fromkeys(NEARNESS, 0)
         for instance in self.lifecycle.instances.values():
             counts[instance.state] += 1
         return counts
@@ -249,14 +189,18 @@ class ColdModel:
             self._tasks.start(running.stop(0.0), f"kill {instance.id}")
 
     def sleep(self, instance: Instance, rung: Rung) -> None:
-        self._move(instance, self._fall_asleep(instance, rung))
+        self._move(instance, partial(self._fall_asleep, instance, rung))
 
     def wake_up(self, instance: Instance, within_s: float) -> None:
-        self._move(instance, self._wake_up(instance, instance.rung, within_s))
+        self._move(instance, partial(self._wake_up, instance, within_s))
 
-    def _move(self, instance: Instance, work: Coroutine[None, None, None]) -> None:
-        move = self._tasks.task(work, f"sleep or wake {instance.id}")
-        self._moves[instance.id] = move
+    def _move(
+        self, instance: Instance, work: Callable[[Running], Coroutine[None, None, None]]
+    ) -> None:
+        running = self._running.get(instance.id)
+        if running is not None:  # else its end is on its way to the states
+            name = f"sleep or wake {instance.id}"
+            self._moves[instance.id] = self._tasks.task(work(running), name)
 
     def _end_move(self, instance_id: str) -> None:
         move = self._moves.pop(instance_id, None)
@@ -356,38 +300,48 @@ class ColdModel:
 
     # --- sleep ---------------------------------------------------------------------------------
 
-    async def _fall_asleep(self, instance: Instance, rung: Rung) -> None:
-        try:
-            async with asyncio.timeout(SLEEP_WITHIN_S):
-                await fall_asleep(self._running[instance.id], rung)
-        except (SleepFailed, TimeoutError) as error:
-            why = str(error) or f"it did not sleep within {SLEEP_WITHIN_S:g} s"
-            log.warning(
-                "model %s: %s cannot be put to sleep (%s): %s; it is stopped, and its servers are"
-                " from now on",
-                self.spec.model,
-                instance.id,
-                rung,
-                why,
-            )
-            self.post(self.lifecycle.sleep_refused, instance.id)
-        else:
+    async def _fall_asleep(self, instance: Instance, rung: Rung, running: Running) -> None:
+        why = await self._why_not(fall_asleep(running, rung), SLEEP_WITHIN_S)
+        if why is None:
             self.post(self.lifecycle.fell_asleep, instance.id)
+            return
+        log.warning(
+            "instance %s cannot be put to sleep and is stopped, and so are others of this command"
+            " from now on (%s): %s",
+            instance.id,
+            rung,
+            why,
+        )
+        self.post(self.lifecycle.sleep_refused, instance.id)
 
-    async def _wake_up(self, instance: Instance, rung: Rung, within_s: float) -> None:
-        running = self._running[instance.id]
+    async def _wake_up(self, instance: Instance, within_s: float, running: Running) -> None:
+        why = await self._why_not(self._awake(instance.rung, running), within_s)
+        if why is None:
+            self.post(self.lifecycle.woke, instance.id)
+            return
+        log.warning("instance %s cannot be woken and is killed: %s", instance.id, why)
+        last_words = self._last_words(f"could not be woken: {why}", self.logs[instance.id])
+        self.post(self.lifecycle.wake_failed, instance.id, last_words)
+
+    async def _awake(self, rung: Rung, running: Running) -> None:
+        await wake_up(running, rung)
+        async with asyncio.timeout(VERIFY_WITHIN_S):
+            if await self._probe(running, lambda stage: None) is not None:
+                raise SleepFailed("it ended")
+
+    async def _why_not(self, work: Awaitable[None], within_s: float) -> str | None:
+        """None if it was done; whatever else comes of it, the states must hear of it."""
         try:
             async with asyncio.timeout(within_s):
-                await wake_up(running, rung)
-                if await self._probe(running, lambda stage: None) is not None:
-                    return  # its end is reported by whoever waits for that
-        except (SleepFailed, WrongModel, TimeoutError) as error:
-            why = str(error) or f"it did not answer within {within_s:g} s (start_within)"
-            log.warning("instance %s could not be woken and is killed: %s", instance.id, why)
-            words = self._last_words(f"could not be woken: {why}", self.logs[instance.id])
-            self.post(self.lifecycle.wake_failed, instance.id, words)
-        else:
-            self.post(self.lifecycle.woke, instance.id)
+                await work
+        except (SleepFailed, WrongModel) as error:
+            return str(error)
+        except TimeoutError:
+            return "it does not say in time that it did, or gives no token"
+        except Exception as error:
+            log.exception("model %s: sleep or wake failed in the gateway", self.spec.model)
+            return f"the gateway failed: {error!r}"
+        return None
 
     async def _verify(self, instance_id: str, running: Running) -> None:
         """Whether a server that failed its callers still answers; no verdict if it dies anyway."""
@@ -412,21 +366,6 @@ class ColdModel:
     def _last_words(self, what: str, ring: LogRing) -> str:
         tail = ring.tail(LOG_LINES_IN_ERRORS)
         return f"{what}. Last lines of its log:\n" + "\n".join(tail) if tail else what
-
-
-_NEARNESS = [  # of a state to serving
-    State.DRAINING,
-    State.SLEEPING,
-    State.PROVISIONING,
-    State.LOADING,
-    State.WARMING,
-    State.WAKING,
-    State.READY,
-]
-
-
-def _nearness(instance: Instance) -> tuple[int, int]:
-    return _NEARNESS.index(instance.state), -LADDER.index(instance.nearest_rung)
 
 
 def _exit(code: int, running: Running) -> str:

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from backends.endpoint import Endpoint
 from backends.holding import LADDER, Descent, Rung
+from backends.lease import NoEndpoint, Room, WaitQueue
 
 
 class State(StrEnum):
@@ -20,6 +21,8 @@ class State(StrEnum):
 
 
 STARTING = frozenset({State.PROVISIONING, State.LOADING, State.WARMING})
+NO_ROOM = Room(0, 0)
+ASLEEP = frozenset({State.SLEEPING, State.WAKING})
 RISING = STARTING | {State.WAKING}
 
 
@@ -54,10 +57,18 @@ class Instance:
     idle_check_s: float | None = None  # when the one timer that watches for idleness fires
     verifying: bool = False
     reached: dict[State, float] = field(default_factory=dict)
+    pinned: WaitQueue = field(
+        default_factory=lambda: WaitQueue(NO_ROOM)
+    )  # who can be served by it alone
 
     @property
     def in_flight(self) -> int:
         return self.endpoint.in_flight if self.endpoint else 0
+
+    def refuse_pinned(self) -> None:
+        """It will not serve any more."""
+        while waiter := self.pinned.pop():
+            waiter.future.set_exception(NoEndpoint(f"instance {self.id} is gone"))
 
     @property
     def asleep(self) -> bool:

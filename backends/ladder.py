@@ -11,7 +11,7 @@ from backends.holding import Descent, Hold, Holding, Rung, Wakes, below
 from backends.instance import Instance, State
 from backends.states import States
 
-LOOK_AGAIN_S = 1.0  # at an idle instance that may not go down while somebody waits
+LOOK_AGAIN_S = 1.0  # at an idle instance that may not go down: somebody waits, or asks it
 
 
 class Ladder:
@@ -23,6 +23,25 @@ class Ladder:
         self._states = states
         self._holding = holding
         self._waiting = waiting
+        self._hold_check_s: float | None = None  # when the one timer of a hold fires
+
+    def hold_until(self, until_s: float) -> None:
+        self.held.until_s = until_s
+        self._watch_hold()
+
+    def _watch_hold(self) -> None:
+        now_s, until_s = self._states.clock(), self.held.until_s
+        pending_s = math.inf if self._hold_check_s is None else self._hold_check_s
+        if now_s < until_s < pending_s:
+            self._hold_check_s = until_s
+            self._states.effects.call_later(until_s - now_s, self._hold_due, until_s)
+
+    def _hold_due(self, due_s: float) -> None:
+        if self._hold_check_s != due_s:
+            return  # an earlier timer took its place
+        self._hold_check_s = None
+        self._watch_hold()  # it may have been prolonged
+        self.ask_again()
 
     def now_idle(self, instance: Instance) -> None:
         """A new idleness, if it is one: ask how it is to be spent."""
@@ -60,7 +79,7 @@ class Ladder:
         rung = instance.descent.rung_at(now_s - instance.idle_since_s)
         if not below(rung, instance.rung):
             self.watch(instance)
-        elif self._waiting():
+        elif self._waiting() or instance.verifying:
             self._check_at(instance, now_s + LOOK_AGAIN_S)
         elif not self._is_held(instance):  # else it is watched again when the hold ends
             self._descend(instance, rung)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator
 from backends.backoff import StartBackoff
 from backends.endpoint import Endpoint
 from backends.holding import Holding
-from backends.instance import STARTING, ColdSettings, Failure, Instance, State
+from backends.instance import ASLEEP, STARTING, ColdSettings, Failure, Instance, State
 from backends.ladder import Ladder
 from backends.lease import Lease, NoEndpoint, StartFailed, Unavailable, Waiter, WaitQueue
 from backends.states import Effects, States
@@ -95,11 +95,23 @@ class Lifecycle:
         instance = self.instances.get(instance_id)
         if instance is not None and instance.state is State.READY:
             self._grant(instance, waiter)
+        elif instance is not None and instance.state in ASLEEP:
+            try:
+                instance.pinned.join(waiter)
+            except Unavailable as refusal:
+                waiter.future.set_exception(refusal)
+            self._wake_for_pinned(instance)
         else:
             waiter.future.set_exception(NoEndpoint(f"instance {instance_id} is gone"))
 
+    def _wake_for_pinned(self, instance: Instance) -> None:
+        if instance.asleep and len(instance.pinned):
+            self.states.wake(instance)
+
     def abandon(self, waiter: Waiter) -> None:
-        self.queue.leave(waiter)
+        for queue in (self.queue, *(i.pinned for i in self.instances.values())):
+            if waiter in queue:
+                queue.leave(waiter)
 
     def released(self, instance_id: str, served: bool) -> None:
         """A lease came back; `served` says that the server gave an answer with it."""
@@ -154,6 +166,7 @@ class Lifecycle:
         instance = self.instances.get(instance_id)
         if instance is not None and instance.falling:
             self.ladder.fell_asleep(instance)
+            self._wake_for_pinned(instance)
             self._grow()  # somebody may have come meanwhile
 
     def sleep_refused(self, instance_id: str) -> None:
@@ -239,9 +252,7 @@ class Lifecycle:
 
     def hold(self, until_s: float) -> None:
         """Until then one instance is kept ready; `inf` for ever, the past ends it."""
-        self.ladder.held.until_s = until_s
-        if self._clock() < until_s < math.inf:
-            self._effects.call_later(until_s - self._clock(), self.ladder.ask_again)
+        self.ladder.hold_until(until_s)
         self._hold_changed()
 
     def hold_instances(self, number: int) -> None:
@@ -300,6 +311,8 @@ class Lifecycle:
         self.backoff.ready()
         self._wanted = 0
         self.states.enter(instance, State.READY)
+        while waiter := instance.pinned.pop():
+            self._grant(instance, waiter)
         self._serve_waiters()
         self.ladder.served_first(instance)
 
@@ -339,7 +352,8 @@ class Lifecycle:
 
     def _launch(self) -> None:
         now_s = self._clock()
-        instance = Instance(f"{self.model}@{next(self._numbers)}", now_s)
+        pinned = WaitQueue(self.queue.room)
+        instance = Instance(f"{self.model}@{next(self._numbers)}", now_s, pinned=pinned)
         self.instances[instance.id] = instance
         self.states.enter(instance, State.PROVISIONING)
         within_s = self.backoff.launching(now_s, self.settings.start_within_s)
@@ -382,4 +396,5 @@ class Lifecycle:
     def _end_if_unneeded(self) -> None:
         if self.retired and not len(self.queue):
             for instance in self.instances.staying:
-                self.states.drain(instance, now=False)
+                if not len(instance.pinned):
+                    self.states.drain(instance, now=False)

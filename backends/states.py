@@ -61,12 +61,14 @@ class States:
 
     def drain(self, instance: Instance, *, now: bool) -> None:
         """Take it out of service, and stop it once it serves nothing, or now."""
+        instance.refuse_pinned()
         self.enter(instance, State.DRAINING)
         if now or instance.in_flight == 0:
             self.effects.stop(instance)
 
     def kill(self, instance: Instance) -> None:
         """It failed, and may be at anything."""
+        instance.refuse_pinned()
         self.effects.changed(instance, State.FAILED)
         self.enter(instance, State.DRAINING)
         self.effects.kill(instance)
@@ -75,6 +77,7 @@ class States:
         """Forget an instance that ended; FAILED passes by unless it was being stopped."""
         instance = self.instances.pop(instance_id, None)
         if instance is not None:
+            instance.refuse_pinned()
             if instance.state is not State.DRAINING:
                 self.effects.changed(instance, State.FAILED)
             self.effects.changed(instance, State.OFF)
