@@ -1,6 +1,6 @@
 """What only two keys together can tell: names used twice, unknown fallbacks, cycles.
 
-Looks at the raw values, so that these mistakes are reported together with all others. Whatever has
+What is about placement, devices and money is in `planning_checks.py`. Looks at the raw values, so that these mistakes are reported together with all others. Whatever has
 the wrong type is left to the schema.
 """
 
@@ -18,7 +18,8 @@ def check(document: Document) -> None:
     if not isinstance(models, dict):
         return
     targets = _names(document, models)
-    _fallbacks(document, models, targets)
+    _fallback_cycles(document, _others(document, models, targets, "fallback"))
+    _overflow(document, _others(document, models, targets, "overflow"))
     for name, model in models.items():
         if isinstance(model, dict):
             _sources(document, name, model)
@@ -54,25 +55,43 @@ def _names(document: Document, models: dict[str, object]) -> dict[str, str]:
     return targets
 
 
-def _fallbacks(document: Document, models: dict[str, object], targets: dict[str, str]) -> None:
+def _others(
+    document: Document, models: dict[str, object], targets: dict[str, str], key: str
+) -> dict[str, list[str]]:
+    """The other models that each model names under a key; unknown ones are reported."""
     edges: dict[str, list[str]] = {}
     for model, body in models.items():
-        written = body.get("fallback") if isinstance(body, dict) else None
+        written = body.get(key) if isinstance(body, dict) else None
         edges[model] = []
-        for place, name in _texts(document, ("models", model, "fallback"), written):
+        for place, name in _texts(document, ("models", model, key), written):
             if name in models:
                 edges[model].append(name)
                 continue
             meant = targets.get(name)
             hint = f"; it is an alias: write {meant!r}" if meant else did_you_mean(name, models)
-            where = dotted(("models", model, "fallback"))
+            where = dotted(("models", model, key))
             document.report(place, f"unknown model {shown(name)} in {where}{hint}")
+    return edges
+
+
+def _fallback_cycles(document: Document, edges: dict[str, list[str]]) -> None:
     for cycle in _cycles(edges):
         path: Path = ("models", cycle[0], "fallback")
         document.report(
             document.keys.get(path, Place(1, 1)),
             f"fallback goes in a circle: {' -> '.join([*cycle, cycle[0]])}; take one of them out",
         )
+
+
+def _overflow(document: Document, edges: dict[str, list[str]]) -> None:
+    """Overflow of overflow is never asked, so circles do no harm here."""
+    for model, names in edges.items():
+        path: Path = ("models", model, "overflow")
+        for name in sorted({name for name in names if names.count(name) > 1 or name == model}):
+            wrong = "the model itself" if name == model else f"{shown(name)} more than once"
+            document.report(
+                document.keys.get(path, Place(1, 1)), f"{dotted(path)} names {wrong}; take it out"
+            )
 
 
 def _cycles(edges: dict[str, list[str]]) -> Iterator[list[str]]:

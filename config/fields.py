@@ -234,7 +234,8 @@ def _idle(value: object) -> object:
     try:
         idle_s = seconds(value)
     except ValueError as error:
-        raise ValueError(f"{error}; or one of {', '.join(IDLE_RULES)}") from None
+        hint = did_you_mean(str(value), IDLE_RULES) or f"; or one of {', '.join(IDLE_RULES)}"
+        raise ValueError(f"{error}{hint}") from None
     if idle_s <= 0:
         raise ValueError("must be longer than 0s")
     return idle_s

@@ -10,12 +10,13 @@ _STRICT = frozenset({"number", "integer", "boolean"})
 
 
 def json_schema() -> dict[str, Any]:
-    """Accepts `${env.NAME}` wherever a single value is wanted, and a URL for an endpoint."""
+    """Accepts `${env.NAME}` wherever a single value is wanted, and what stands for a whole map."""
     schema: dict[str, Any] = Config.model_json_schema(mode="validation")
     parts = schema["$defs"]
-    parts["Endpoint"] = {
-        "anyOf": [{"type": "string", "pattern": r"^https?://|\$\{env\."}, parts["Endpoint"]]
-    }
+    url = {"type": "string", "pattern": r"^https?://|\$\{env\."}
+    parts["Endpoint"] = {"anyOf": [url, parts["Endpoint"]]}
+    duration = parts["Quantiles"]["properties"]["p50"]["anyOf"]
+    parts["Quantiles"] = {"anyOf": [*duration, _FILLED, parts["Quantiles"]]}
     for part in [schema, *parts.values()]:
         for body in (part, *part.get("anyOf", ())):
             properties = body.get("properties", {})

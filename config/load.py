@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from config import checks, sentences, yaml_lines
+from config import checks, planning_checks, sentences, yaml_lines
 from config.problems import ConfigError, Problem
 from config.schema import Config
 
@@ -45,6 +45,7 @@ def parse(text: str, name: str, env: Mapping[str, str]) -> Config:
         raise ConfigError(document.problems)
     config = None
     checks.check(document)
+    planning_checks.check(document)
     try:
         config = Config.model_validate(document.value)
     except ValidationError as error:
