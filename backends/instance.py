@@ -35,6 +35,9 @@ class ColdSettings:
     max_instances: int
     max_concurrency: int | None
     sleep_rungs: tuple[Rung, ...] = ()  # that the server offers
+    memory: int = 0  # bytes of its device, for each instance
+    host_memory: int = 0  # bytes, for each that sleeps at level 1
+    start_guess_s: float = 20.0  # until a start was measured
 
 
 @dataclass
@@ -56,6 +59,9 @@ class Instance:
     idle_since_s: float = 0.0
     idle_check_s: float | None = None  # when the one timer that watches for idleness fires
     verifying: bool = False
+    yields_to: Rung | None = None  # it takes nothing new, and goes there when it has ended
+    uses: int = 0  # requests since it was started or woken
+    used_clock: float = 0.0  # of its device, at the last of them
     reached: dict[State, float] = field(default_factory=dict)
     pinned: WaitQueue = field(
         default_factory=lambda: WaitQueue(NO_ROOM)
@@ -69,6 +75,11 @@ class Instance:
         """It will not serve any more."""
         while waiter := self.pinned.pop():
             waiter.future.set_exception(NoEndpoint(f"instance {self.id} is gone"))
+
+    @property
+    def open(self) -> bool:
+        """Whether it takes requests."""
+        return self.state is State.READY and self.yields_to is None
 
     @property
     def asleep(self) -> bool:

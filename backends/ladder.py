@@ -17,12 +17,19 @@ LOOK_AGAIN_S = 1.0  # at an idle instance that may not go down: somebody waits, 
 class Ladder:
     """When the instances of one model go down which rung."""
 
-    def __init__(self, states: States, holding: Holding, waiting: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        states: States,
+        holding: Holding,
+        waiting: Callable[[], int],
+        may_sleep: Callable[[Instance, Rung], bool],
+    ) -> None:
         self.wakes = Wakes()
         self.held = Hold()
         self._states = states
         self._holding = holding
         self._waiting = waiting
+        self._may_sleep = may_sleep  # as far as memory goes
         self._hold_check_s: float | None = None  # when the one timer of a hold fires
 
     def hold_until(self, until_s: float) -> None:
@@ -85,11 +92,17 @@ class Ladder:
             self._descend(instance, rung)
 
     def _is_held(self, instance: Instance) -> bool:
+        return self.held_until_s(instance) > self._states.clock()
+
+    def held_until_s(self, instance: Instance) -> float:
+        """Until when it stays though nobody uses it: others that are ready may be enough."""
         others = [i for i in self._states.instances.ready if i is not instance]
-        return self.held.kept(self._states.clock()) > len(others)
+        if self.held.instances > len(others):
+            return math.inf
+        return -math.inf if others else self.held.until_s
 
     def _descend(self, instance: Instance, rung: Rung) -> None:
-        if not self.offers(rung):
+        if not self.offers(rung) or not self._may_sleep(instance, rung):
             self._states.drain(instance, now=False)
         elif instance.asleep:
             # vLLM ignores /sleep while it sleeps: from level 1 to level 2 the way leads up first.

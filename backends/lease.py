@@ -1,6 +1,7 @@
 """The right to send one request to one endpoint, the wait for it, and the bound on waiting."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 
@@ -85,6 +86,10 @@ class StartFailed(Unavailable):
     """The model server could not be started; the message ends with the last lines of its log."""
 
 
+class NoMemory(Unavailable):
+    """Others hold so much of its device that the model could not be started in time."""
+
+
 class QueueFull(Unavailable):
     """As many requests, or bytes, wait for this model as may."""
 
@@ -127,16 +132,23 @@ class Room:
 class Waiter:
     """A request that waits for a lease; `future` gets the lease or an Unavailable.
 
-    `excluding` holds endpoints that failed it already.
+    `excluding` holds endpoints that failed it already; after `until_s` nobody waits any more.
     """
 
-    __slots__ = ("excluding", "future", "in_queue", "since_s", "size")
+    __slots__ = ("excluding", "future", "in_queue", "since_s", "size", "until_s")
 
-    def __init__(self, size: int, since_s: float, excluding: Collection[Endpoint] = ()) -> None:
+    def __init__(
+        self,
+        size: int,
+        since_s: float,
+        excluding: Collection[Endpoint] = (),
+        until_s: float = math.inf,
+    ) -> None:
         self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self.size = size
         self.since_s = since_s
         self.excluding = excluding
+        self.until_s = until_s
         self.in_queue = False
 
     @property

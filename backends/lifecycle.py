@@ -21,11 +21,13 @@ from collections.abc import Callable, Collection, Iterator
 
 from backends.backoff import StartBackoff
 from backends.endpoint import Endpoint
-from backends.holding import Holding
+from backends.holding import Holding, Rung
 from backends.instance import ASLEEP, STARTING, ColdSettings, Failure, Instance, State
 from backends.ladder import Ladder
 from backends.lease import Lease, NoEndpoint, StartFailed, Unavailable, Waiter, WaitQueue
+from backends.memory import Memory, Unshared
 from backends.states import Effects, States
+from backends.tenancy import Tenancy
 
 STARTS_REMEMBERED = 20
 SECOND_CHANCE_S = 1.0
@@ -43,12 +45,13 @@ class Lifecycle:
         effects: Effects,
         clock: Callable[[], float],
         numbers: Iterator[int],
+        memory: Memory | None = None,
     ) -> None:
         self.model = model
         self.queue = queue
         self.states = States(settings, effects, clock)
         self.instances = self.states.instances
-        self.ladder = Ladder(self.states, holding, lambda: len(queue))
+        self.ladder = Ladder(self.states, holding, lambda: len(queue), self._may_sleep)
         self.retired = False
         self.backoff = StartBackoff()
         self.start_times_s: deque[float] = deque(maxlen=STARTS_REMEMBERED)
@@ -57,6 +60,17 @@ class Lifecycle:
         self._numbers = numbers  # of instances, never used twice in the life of the gateway
         self._wanted = 0  # instances that somebody asked for who does not wait
         self._relaunch_due = False
+        self.tenancy = Tenancy(
+            model,
+            self.states,
+            self.ladder,
+            queue,
+            memory or Unshared(),
+            start_times_s=self.start_times_s,
+            wants_room=self._wants_room,
+            grow=self._grow,
+            serve=self._serve,
+        )
 
     @property
     def settings(self) -> ColdSettings:
@@ -93,25 +107,22 @@ class Lifecycle:
 
     def _acquire_at(self, instance_id: str, waiter: Waiter) -> None:
         instance = self.instances.get(instance_id)
-        if instance is not None and instance.state is State.READY:
+        if instance is not None and instance.open:
             self._grant(instance, waiter)
-        elif instance is not None and instance.state in ASLEEP:
+        elif instance is not None and (instance.state in ASLEEP or instance.yields_to):
             try:
                 instance.pinned.join(waiter)
             except Unavailable as refusal:
                 waiter.future.set_exception(refusal)
-            self._wake_for_pinned(instance)
+            self._grow()
         else:
             waiter.future.set_exception(NoEndpoint(f"instance {instance_id} is gone"))
-
-    def _wake_for_pinned(self, instance: Instance) -> None:
-        if instance.asleep and len(instance.pinned):
-            self.states.wake(instance)
 
     def abandon(self, waiter: Waiter) -> None:
         for queue in (self.queue, *(i.pinned for i in self.instances.values())):
             if waiter in queue:
                 queue.leave(waiter)
+        self.tenancy.memory.poke()
 
     def released(self, instance_id: str, served: bool) -> None:
         """A lease came back; `served` says that the server gave an answer with it."""
@@ -123,6 +134,7 @@ class Lifecycle:
         self._verify_if_failing(instance)
         if instance.in_flight == 0:
             instance.idle_since_s = self._clock()
+            self.tenancy.ended_all(instance)
         if instance.state is State.READY:
             self._serve_waiters()
             self.ladder.now_idle(instance)
@@ -166,7 +178,6 @@ class Lifecycle:
         instance = self.instances.get(instance_id)
         if instance is not None and instance.falling:
             self.ladder.fell_asleep(instance)
-            self._wake_for_pinned(instance)
             self._grow()  # somebody may have come meanwhile
 
     def sleep_refused(self, instance_id: str) -> None:
@@ -277,7 +288,8 @@ class Lifecycle:
         open_ones = [
             i
             for i in self.instances.ready
-            if i.endpoint is not None
+            if i.open
+            and i.endpoint is not None
             and i.endpoint.free >= 1
             and i.endpoint.breaker.closed  # else it is being verified
             and i.endpoint not in excluding
@@ -286,6 +298,7 @@ class Lifecycle:
 
     def _grant(self, instance: Instance, waiter: Waiter) -> None:
         assert instance.endpoint is not None
+        self.tenancy.used(instance)
         waiter.future.set_result(
             Lease(
                 instance.endpoint,
@@ -304,21 +317,27 @@ class Lifecycle:
                     self._grant(instance, waiter)
             elif not waiter.excluding:
                 break
+        self.tenancy.memory.poke()
         self._end_if_unneeded()
 
     def _ready(self, instance: Instance) -> None:
         """It has been started or woken."""
         self.backoff.ready()
         self._wanted = 0
+        self.tenancy.loaded(instance)
         self.states.enter(instance, State.READY)
+        self._serve(instance)
+        self.ladder.served_first(instance)
+
+    def _serve(self, instance: Instance) -> None:
+        """It takes requests from now on."""
         while waiter := instance.pinned.pop():
             self._grant(instance, waiter)
         self._serve_waiters()
-        self.ladder.served_first(instance)
 
     def _grow(self) -> None:
         """Wake and launch what the queue asks for and the limits allow."""
-        while self._wake_wanted() and (asleep := self.instances.nearest_asleep()):
+        while (asleep := self._to_wake()) and self.tenancy.take():
             self.states.wake(asleep)
         if not self._launch_wanted():
             if not self.instances.starting:
@@ -326,9 +345,26 @@ class Lifecycle:
         elif self._clock() < self.backoff.launch_after_s:
             self._relaunch_when_due()
         else:
-            while self._launch_wanted() and len(self.instances) < self.settings.max_instances:
+            while self._may_launch() and self.tenancy.take():
                 self._launch()
         self._end_if_unneeded()
+
+    def _wants_room(self) -> bool:
+        """Whether nothing but memory is missing for a wake or a launch."""
+        may_launch = self._may_launch() and self._clock() >= self.backoff.launch_after_s
+        return may_launch or self._to_wake() is not None
+
+    def _may_launch(self) -> bool:
+        return self._launch_wanted() and len(self.instances) < self.settings.max_instances
+
+    def _may_sleep(self, instance: Instance, rung: Rung) -> bool:
+        return self.tenancy.may_sleep(instance, rung)
+
+    def _to_wake(self) -> Instance | None:
+        """The one that somebody asks for whom no other can serve; else the nearest, if wanted."""
+        asleep = [i for i in self.instances.values() if i.asleep]
+        asked = next((i for i in asleep if len(i.pinned)), None)
+        return asked or (self.instances.nearest_asleep() if self._wake_wanted() else None)
 
     def _wake_wanted(self) -> bool:
         """A wake is so much shorter than a start that those who wait for a start get one too."""
