@@ -66,14 +66,14 @@ class Terms(Struct, frozen=True):
 class Step(Struct, frozen=True):
     """One place to ask for a lease, and why.
 
-    `wait` says whether to queue there for room; `start`, whether taking it should have an
-    instance of the model's own started meanwhile.
+    `wait` says whether to queue there for room. `start` says whether to start an instance of the
+    model's own meanwhile; None when that was not weighed.
     """
 
     kind: Kind
     wait: bool
     reason: str
-    start: bool = False
+    start: bool | None = None
 
 
 PLAIN = Terms()
@@ -115,7 +115,7 @@ def _cold_and_others(
         return [*(_because(step, why) for step in others), Step("cold", True, _why_cold(hot, cold))]
     if cold.eta_s <= terms.left_s or not others or cold.ready:
         return [Step("cold", True, _why_hold(hot, cold, terms)), *others]
-    start, why = _overflows(cold, api, terms)
+    start, why = _rent_or_buy(cold, api if others[0].kind == "api" else None, terms)
     begun = [Step(step.kind, step.wait, why, start) for step in others]
     return [*begun, Step("cold", True, _why_cold(hot, cold))]
 
@@ -131,8 +131,8 @@ def _others(cold: ColdState | None, api: ApiState | None, terms: Terms) -> list[
     return steps
 
 
-def _overflows(cold: ColdState, api: ApiState | None, terms: Terms) -> tuple[bool, str]:
-    """Whether to start meanwhile, and why the request goes elsewhere."""
+def _rent_or_buy(cold: ColdState, api: ApiState | None, terms: Terms) -> tuple[bool, str]:
+    """Whether to start meanwhile, and why the request goes elsewhere; no `api` if to a model."""
     late = f"a start needs {cold.eta_s:.3g} s (p90) and the caller has {terms.left_s:.3g} s"
     if cold.starting:
         return False, f"{late}; it is on its way"
@@ -140,7 +140,9 @@ def _overflows(cold: ColdState, api: ApiState | None, terms: Terms) -> tuple[boo
         return True, f"{late}; high priority: start at once"
     if terms.placement == "always_on":
         return True, f"{late}; the model is to be always on"
-    spent_usd = terms.overspent_usd + (api.usd if api is not None else 0.0)
+    if api is None:
+        return True, f"{late}; start meanwhile"
+    spent_usd = terms.overspent_usd + api.usd
     worth = f"{spent_usd:.3g} USD went elsewhere, a start costs {terms.start_usd:.3g}"
     if spent_usd >= terms.start_usd:
         return True, f"{late}; {worth}: start"

@@ -11,6 +11,8 @@ from functools import cached_property
 
 import brotli
 
+from config.durations import seconds
+from config.settings import Priority
 from proxy.head import Head
 from router.body import Body, parse_json
 from router.errors import (
@@ -35,6 +37,9 @@ _DIALECTS: dict[str, Dialect] = {
 _AT_ROOT = frozenset({"/tokenize", "/detokenize"})
 # Paths under /v1 that steer a model server instead of asking it.
 _NOT_FOR_CALLERS = frozenset({"/load_lora_adapter", "/unload_lora_adapter"})
+MAX_WAIT = b"x-lamplighter-max-wait"
+PRIORITY = b"x-lamplighter-priority"
+_PRIORITIES: dict[bytes, Priority] = {b"low": "low", b"normal": "normal", b"high": "high"}
 UNPACKED_AT_ONCE = 64 * 1024  # compressed bytes
 _STORED_RESPONSE = re.compile(r"/responses/([A-Za-z0-9_-]{1,200})(/cancel|/input_items)?")
 
@@ -122,7 +127,34 @@ def read_request(head: Head, found: Route, plain: bytes, id: str) -> Request:
         at_root=found.at_root,
         response_id=found.response_id,
         read_timeout_s=_read_timeout(fields),
+        max_wait_s=_max_wait(fields.get(MAX_WAIT)),
+        priority=_priority(fields.get(PRIORITY)),
     )
+
+
+def _max_wait(value: bytes | None) -> float | None:
+    """Seconds. Raises BadRequest: a caller who sets a limit relies on it."""
+    if value is None:
+        return None
+    try:
+        return seconds(value.decode("latin-1"))
+    except ValueError as error:
+        raise BadRequest(
+            f"x-lamplighter-max-wait: {error}", param="x-lamplighter-max-wait"
+        ) from None
+
+
+def _priority(value: bytes | None) -> Priority | None:
+    if value is None:
+        return None
+    priority = _PRIORITIES.get(value.strip().lower())
+    if priority is None:
+        shown = value[:40].decode("ascii", "replace")
+        raise BadRequest(
+            f"x-lamplighter-priority: '{shown}' is not one of low, normal, high",
+            param="x-lamplighter-priority",
+        )
+    return priority
 
 
 def _read_timeout(headers: dict[bytes, bytes]) -> float | None:

@@ -3,7 +3,8 @@
 from msgspec import Struct
 from msgspec.structs import replace
 
-from config.schema import Config, Sleep
+from config.schema import Config
+from config.sources import Sleep
 from policies.keep_alive import Rule
 from policies.placement import PlacementName, Rules
 from policies.rungs import RungName

@@ -10,6 +10,7 @@ GatewayError
   UnsupportedMedia       415  neither JSON nor multipart
   HeadTooLarge           431
   Saturated              429  endpoints exist, but the queue is full or its time ran out
+  BudgetSpent            429  the day's budget is spent, of the model or in all
   ModelStarting          503  a cold start is going on and the caller cannot wait for its end
   ModelUnavailable       503  a start failed, or no endpoint is healthy
   ShuttingDown           503
@@ -95,6 +96,11 @@ class Forbidden(GatewayError):
 
 class Saturated(GatewayError):
     status, type, code = 429, "rate_limit_error", "saturated"
+
+
+class BudgetSpent(GatewayError):
+    # As OpenAI says it; the SDKs obey x-should-retry and leave it.
+    status, type, code, retry = 429, "insufficient_quota", "budget_exceeded", False
 
 
 class ModelStarting(GatewayError):

@@ -26,7 +26,8 @@ from router.errors import (
     UpstreamTimeout,
 )
 from router.pins import Pin, Pins
-from router.places import Place, Places
+from router.places import Asked, Place, Places
+from router.planners import Planners
 from router.record import Attempt, Record
 from router.request import Request
 
@@ -40,10 +41,12 @@ class Router:
         self,
         fleet: Fleet,
         clock: Callable[[], float],
+        planners: Planners,
         arrived: Callable[[Record], None] = lambda record: None,
     ) -> None:
         """`arrived` hears of each request once its model is known."""
         self.fleet = fleet
+        self._planners = planners
         self._arrived = arrived
         self.pins = Pins()
         self._clock = clock
@@ -60,7 +63,9 @@ class Router:
         self._arrived(record)
         if pin is not None and pin.model != model:
             pin = None  # a stored response is no way to another model than the one asked for
-        return Journey(snapshot, request, record, model, pin, self.pins, self._clock)
+        return Journey(
+            snapshot, request, record, model, pin, self.pins, self._planners, self._clock
+        )
 
     def _pin(self, request: Request) -> Pin | None:
         response_id = request.follows_response
@@ -104,6 +109,7 @@ class Journey:
         "_pin",
         "_pins",
         "_places",
+        "_planners",
         "_record",
         "_request",
         "_timeouts",
@@ -118,6 +124,7 @@ class Journey:
         model: str,
         pin: Pin | None,
         pins: Pins,
+        planners: Planners,
         clock: Callable[[], float],
     ) -> None:
         self.settings: Settings = snapshot.config.settings(model)
@@ -128,11 +135,16 @@ class Journey:
         self._pin = pin
         self._pins = pins
         self._clock = clock
-        self._places = Places(snapshot, model, clock)
+        self._planners = planners
         self._attempts_left = self.settings.retries
         wait_s = may_wait_s(self.settings.max_wait, request.read_timeout_s, request.stream)
+        if request.max_wait_s is not None:
+            wait_s = min(wait_s, request.max_wait_s)
         self._deadline_s = record.received_s + wait_s
         record.deadline_s = wait_s
+        record.priority = request.priority or self.settings.priority
+        asked = Asked(request.size, self._deadline_s, request.priority or self.settings.priority)
+        self._places = Places(snapshot, model, asked, planners, clock)
         self._failure: GatewayError | None = None  # of the last attempt
 
     def status(self) -> str:
@@ -186,10 +198,21 @@ class Journey:
         record.placement = place.step.kind
         record.answered_by = place.model
         record.reasons.append(place.step.reason)
+        if place.step.start is not None:
+            self._overflowed(place, place.step.start)
         record.endpoint = lease.endpoint.id
         record.served_as = lease.endpoint.served_as
         record.cold_start = record.cold_start or lease.cold_start
         record.attempts.append(Attempt(lease.endpoint.id, place.step.kind, self._clock()))
+
+    def _overflowed(self, place: Place, start: bool) -> None:
+        """Somebody else answers for a model that is not ready: count it, and start if it pays."""
+        planner = self._planners.get(place.instead_of)
+        if planner is not None:
+            planner.overflowed(planner.expected_usd(self._request.size))
+        cold = self._places.cold(place.instead_of)
+        if start and cold is not None:
+            cold.wake()
 
     async def _attempt(self, place: Place, lease: Lease) -> Answer | None:
         """The answer, or None when it is worth asking elsewhere. Raises GatewayError."""

@@ -72,6 +72,10 @@ class Periods:
             self._past.popleft()
         self.now = Period(now_s)
 
+    def peak_instances(self) -> int:
+        """Most servers that were needed at a time, as far back as is remembered."""
+        return max((period.peak_instances for period in (*self._past, self.now)), default=0)
+
     def qps(self) -> float:
         """Requests per second in the last whole period."""
         last = self._past[-1] if self._past else self.now
@@ -85,7 +89,7 @@ class Periods:
         hold_usd_s = self.economics.hold_usd_s
         hours = total.length_s / 3600
         slow = total.requests and total.slow / total.requests > SLOW_SHARE
-        always_on = max(total.peak_instances, 1) * hold_usd_s * 3600
+        always_on = max(self.peak_instances(), 1) * hold_usd_s * 3600
         on_demand = Prospect(
             (total.busy_s * hold_usd_s + total.idle_usd) / hours,
             total.delay_s * self.economics.delay_usd_s / hours,
@@ -110,6 +114,5 @@ class Periods:
             total.slow += weight * period.slow
             total.delay_s += weight * period.delay_s
             total.api_usd += weight * period.api_usd
-            total.peak_instances = max(total.peak_instances, period.peak_instances)
             total.longest_delay_s = max(total.longest_delay_s, period.longest_delay_s)
         return total

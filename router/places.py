@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from backends.cold import ColdView
+from backends.cold import ColdModel, ColdView
 from backends.endpoint import Endpoint
 from backends.fleet import ModelBackends, Snapshot
 from backends.lease import (
@@ -15,36 +15,92 @@ from backends.lease import (
     Unavailable,
     WaitExpired,
 )
-from policies.arrival import ColdState, HotState, Step, choose
+from backends.pool import Pool
+from policies.arrival import ApiState, ColdState, HotState, Priority, Step, Terms, choose
 from policies.waiting import remaining_start_s, retry_after_s
-from router.errors import GatewayError, ModelStarting, ModelUnavailable, Saturated
+from router.errors import BudgetSpent, GatewayError, ModelStarting, ModelUnavailable, Saturated
 from router.pins import Pin
+from router.planner import Planner
+from router.planners import Planners
 
 
 class Place(Struct, frozen=True):
-    """One step of the plan, for the model itself or for one of its fallbacks."""
+    """One step of the plan, for the model itself or for another one that answers instead.
+
+    `instead_of` is the model whose own start the step weighed: another one's, if it overflows.
+    """
 
     model: str
     step: Step
     backends: ModelBackends
+    instead_of: str
+
+
+class Asked(Struct, frozen=True):
+    """What of a request weighs in its placement. `deadline_s` is a time of the clock."""
+
+    size: int
+    deadline_s: float
+    priority: Priority = "normal"
 
 
 class Places:
     """The places for one request. `tried` holds endpoints that failed it already."""
 
-    __slots__ = ("_clock", "_model", "_snapshot", "tried")
+    __slots__ = ("_asked", "_clock", "_model", "_planners", "_snapshot", "tried")
 
-    def __init__(self, snapshot: Snapshot, model: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        model: str,
+        asked: Asked,
+        planners: Planners,
+        clock: Callable[[], float],
+    ) -> None:
         self.tried: set[Endpoint] = set()
         self._snapshot = snapshot
         self._model = model
+        self._asked = asked
+        self._planners = planners
         self._clock = clock
 
     def plan(self) -> Iterator[Place]:
         """In order of preference; for each model by its state when the plan comes to it."""
         for model in self._with_fallbacks():
-            for step in choose(*_states(self._snapshot.backends[model], self.tried)):
-                yield self._place(model, step)
+            for step in self._steps(model):
+                if step.kind == "overflow":
+                    yield from self._overflow(model, step)
+                else:
+                    yield self._place(model, step)
+
+    def _steps(self, model: str) -> tuple[Step, ...]:
+        backends = self._snapshot.backends[model]
+        planner = self._planners.get(model)
+        if planner is None:
+            return choose(*_states(backends, self.tried))
+        if planner.allowance.stance == "refusing":
+            return ()
+        hot, cold, api = _states(backends, self.tried, planner)
+        if api is not None:
+            api = ApiState(api.healthy, planner.expected_usd(self._asked.size))
+        return choose(hot, cold, api, self._terms(planner, model))
+
+    def _terms(self, planner: Planner, model: str) -> Terms:
+        left_s = max(self._asked.deadline_s - self._clock(), 0.0)
+        overflow = bool(self._snapshot.config.models[model].overflow)
+        return planner.terms(left_s, self._asked.priority, overflow)
+
+    def _overflow(self, model: str, because: Step) -> Iterator[Place]:
+        """Places at other models that can answer at once, in the order of the configuration."""
+        for other in self._snapshot.config.models[model].overflow:
+            for step in choose(*_states(self._snapshot.backends[other], self.tried)):
+                if _answers_at_once(step, self._snapshot.backends[other]):
+                    reason = f"{because.reason}; '{other}' is ready"
+                    step = Step(step.kind, False, reason, because.start)
+                    yield Place(other, step, self._snapshot.backends[other], model)
+
+    def cold(self, model: str) -> ColdModel | None:
+        return self._snapshot.backends[model].cold
 
     def status(self) -> str:
         """What a request for this model waits for now."""
@@ -52,7 +108,7 @@ class Places:
         view = cold.view() if cold is not None else None
         if view is None or view.starting_for_s is None:
             return f"waiting model={self._model}"
-        left_s = remaining_start_s(view.start_times_s, view.starting_for_s)
+        left_s = remaining_start_s(view.rise_times_s, view.starting_for_s)
         return f"starting model={self._model} stage={view.state} eta={left_s:.0f}s"
 
     def elsewhere(self, endpoint: Endpoint, *, at_once: bool) -> bool:
@@ -72,12 +128,10 @@ class Places:
     def lease_now(self) -> tuple[Place, Lease] | None:
         """A lease that needs no waiting, if the plan begins with such; the usual case."""
         backends = self._snapshot.backends[self._model]
-        steps = choose(*_states(backends, self.tried))
-        if not steps or steps[0].wait:
-            return None
-        pool = backends.pool(steps[0].kind)
+        steps = self._steps(self._model)
+        pool = _pool(backends, steps[0]) if steps and not steps[0].wait else None
         lease = pool.try_lease(self.tried) if pool is not None else None
-        return (Place(self._model, steps[0], backends), lease) if lease is not None else None
+        return (self._place(self._model, steps[0]), lease) if lease is not None else None
 
     async def lease(self, size: int, deadline_s: float) -> tuple[Place, Lease]:
         """The first lease that the plan gives. Raises the GatewayError that says why none did."""
@@ -106,7 +160,7 @@ class Places:
         return self._place(pin.model, Step(kind, False, "it made this response")), lease
 
     def _place(self, model: str, step: Step) -> Place:
-        return Place(model, step, self._snapshot.backends[model])
+        return Place(model, step, self._snapshot.backends[model], model)
 
     async def _ask(self, place: Place, size: int, deadline_s: float) -> Lease | None:
         backends, step = place.backends, place.step
@@ -114,7 +168,7 @@ class Places:
         if step.kind == "cold":
             assert backends.cold is not None
             return await backends.cold.lease(size, timeout_s, frozenset(self.tried))
-        pool = backends.pool(step.kind)
+        pool = _pool(backends, step)
         assert pool is not None
         if step.wait:
             return await pool.lease(size, timeout_s, frozenset(self.tried))
@@ -129,7 +183,11 @@ class Places:
             following = (config.resolve(name) for name in config.models[model].fallback)
             seen.extend(m for m in following if m is not None and m not in seen)
 
-    def _nothing_left(self) -> ModelUnavailable:
+    def _nothing_left(self) -> GatewayError:
+        planner = self._planners.get(self._model)
+        if planner is not None and planner.allowance.stance == "refusing":
+            raised = "raise budget.usd_per_day or wait until midnight UTC"
+            return BudgetSpent(f"{planner.allowance.reason}; {raised}")
         pools = [p for m in self._with_fallbacks() for p in self._snapshot.backends[m].pools]
         wait_s = min((p.next_probe_s() for p in pools), default=1.0)
         return ModelUnavailable(
@@ -140,19 +198,43 @@ class Places:
 
 
 def _states(
-    backends: ModelBackends, excluded: set[Endpoint]
-) -> tuple[HotState | None, ColdState | None, bool | None]:
+    backends: ModelBackends, excluded: set[Endpoint], planner: Planner | None = None
+) -> tuple[HotState | None, ColdState | None, ApiState | None]:
+    """What the model has now; with a planner also how long a start or a wake would take."""
     hot = cold = api = None
     if backends.hot is not None:
         pool = backends.hot.view(excluded)
         hot = HotState(pool.healthy, pool.free)
     if backends.cold is not None:
-        view = backends.cold.view(excluded)
-        starting = view.starting_for_s is not None
-        cold = ColdState(view.ready, view.free, starting, view.refusing_for_s)
+        cold = _cold_state(backends.cold.view(excluded), planner)
     if backends.api is not None:
-        api = backends.api.view(excluded).healthy > 0
+        api = ApiState(backends.api.view(excluded).healthy > 0)
     return hot, cold, api
+
+
+def _cold_state(view: ColdView, planner: Planner | None) -> ColdState:
+    eta_s = 0.0
+    if planner is not None and view.free < 1 and not view.ready:
+        eta_s = planner.eta_s(view.rung, view.starting_for_s)
+    return ColdState(
+        ready=view.ready,
+        free=view.free,
+        starting=view.starting_for_s is not None,
+        refusing_for_s=view.refusing_for_s,
+        eta_s=eta_s,
+        asleep=view.sleeping > 0,
+    )
+
+
+def _pool(backends: ModelBackends, step: Step) -> Pool | None:
+    """The always-on pool or the outside API that the step means, if it means one."""
+    return backends.pool(step.kind) if step.kind != "overflow" else None
+
+
+def _answers_at_once(step: Step, backends: ModelBackends) -> bool:
+    if step.kind == "cold":
+        return backends.cold is not None and backends.cold.view().free >= 1
+    return not step.wait and step.kind != "overflow"
 
 
 def explain(place: Place, refusal: Unavailable) -> GatewayError:

@@ -21,6 +21,9 @@ from router.periods import Periods
 
 STARTS_REMEMBERED = 20
 STARTS_TELL = 3  # measured ones, before they replace the configured distribution
+BYTES_PER_TOKEN = 4.0  # of English text, as tokenizers of today cut it
+OUTPUT_GUESS = 300.0  # tokens, before answers were counted
+OUTPUT_WEIGHT = 0.05  # of the last answer in the running mean
 
 
 class Planner:
@@ -33,6 +36,7 @@ class Planner:
         self.placement = Placement(_first_placement(economics), now_s, "nothing was seen yet")
         self.allowance: Allowance = NORMAL
         self.overspent_usd = 0.0
+        self.output_mean = OUTPUT_GUESS  # tokens of an answer
         self.active = 0
         self.idle_since_s: float | None = None
         self.wakes_s: dict[RungName, deque[float]] = {}  # "off" has the starts
@@ -71,7 +75,11 @@ class Planner:
 
     def finished(self, now_s: float, input_tokens: float = 0.0, output_tokens: float = 0.0) -> None:
         """Its last byte has gone, or its caller has."""
+        if not self.active:
+            return  # it came before this model was planned for
         self.active -= 1
+        if output_tokens:
+            self.output_mean += OUTPUT_WEIGHT * (output_tokens - self.output_mean)
         self.periods.now.api_usd += self.api_usd(input_tokens, output_tokens)
         if not self.active:
             self.idle_since_s = now_s
@@ -163,6 +171,14 @@ class Planner:
         """Servers that carry a rate, within what the configuration allows."""
         needed = -(-requests_s // self.economics.requests_s)
         return max(1, min(int(needed), self.economics.max_instances))
+
+    def always_on_instances(self) -> int:
+        """Servers that an always-on pool of this model needs: those of its busiest period."""
+        return min(max(self.periods.peak_instances(), 1), self.economics.max_instances)
+
+    def expected_usd(self, size: int) -> float:
+        """What a request of `size` bytes would likely cost at the outside API."""
+        return self.api_usd(size / BYTES_PER_TOKEN, self.output_mean)
 
     def place(self, now_s: float) -> Placement:
         """Choose the placement anew; to be asked every `place_every_s`."""

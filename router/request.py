@@ -5,6 +5,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from config.settings import Priority
 from router.body import Body, JsonBody
 
 Dialect = Literal["chat", "completions", "responses", "messages", "other"]
@@ -17,7 +18,8 @@ class Request(Struct):
     """`target` is the path below the model server's base URL, query included.
 
     `at_root` marks the few paths that model servers have beside `/v1`, such as `/tokenize`.
-    `read_timeout_s` is how long the caller said it would wait for bytes. `body` is None for calls
+    `read_timeout_s` is how long the caller said it would wait for bytes, `max_wait_s` how long it
+    may be held before a server answers it; None for what it did not say. `body` is None for calls
     that name a stored response instead of a model.
     """
 
@@ -31,6 +33,8 @@ class Request(Struct):
     at_root: bool = False
     response_id: str | None = None
     read_timeout_s: float | None = None
+    max_wait_s: float | None = None
+    priority: Priority | None = None
 
     def forget_body(self) -> None:
         """Free its memory, once it will not be sent again; `stream` and `size` say nothing then."""
