@@ -37,6 +37,8 @@ def control_app(gateway: Gateway, key: AdminKey, lifespan: Any) -> Starlette:
         Route("/admin/models", guarded(admin.models)),
         Route("/admin/models/{model:path}/{action}", guarded(admin.act), methods=["POST"]),
         Route("/admin/models/{model:path}", guarded(admin.model)),
+        Route("/admin/demand/{model:path}", guarded(admin.demand)),
+        Route("/admin/spend", guarded(admin.spend)),
         Route("/admin/instances", guarded(admin.instances)),
         Route("/admin/instances/{instance:path}/log", guarded(admin.log)),
         Route("/admin/instances/{instance:path}/{action}", guarded(admin.act_on), methods=["POST"]),
@@ -145,7 +147,19 @@ class _Admin:
             gateway.clock(),
             gateway.in_flight(name),
             gateway.waiting(name),
+            gateway.measures,
         )
+
+    async def demand(self, request: Request) -> Response:
+        """All that was measured of what a model's callers do."""
+        await self._gateway.refresh()
+        gateway, name = self._gateway, self._name(request)
+        requests = gateway.in_flight(name) + gateway.waiting(name)
+        found = describe.demand(gateway.measures, name, gateway.clock(), requests)
+        return JSONResponse({"model": name, **found})
+
+    async def spend(self, request: Request) -> Response:
+        return JSONResponse(describe.spend(self._gateway.measures.spend))
 
     async def act(self, request: Request) -> Response:
         """start, drain or stop all instances of a model."""

@@ -1,12 +1,18 @@
 """Models and instances as JSON: for callers in /v1/models, for operators in /admin/models."""
 
+from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from backends.cold import ColdModel
 from backends.endpoint import Endpoint
 from backends.fleet import ModelBackends, Snapshot
 from backends.instance import Instance
 from policies.waiting import remaining_start_s
+from router.demand import quantiles
+from router.measures import Measures
+from router.spend import Spend
 
 CREATED = 1_700_000_000  # the API wants a number; a model of ours has no date of its own
 
@@ -43,7 +49,12 @@ def model_object(snapshot: Snapshot, name: str, shown_as: str | None = None) -> 
 
 
 def model_state(
-    snapshot: Snapshot, name: str, now_s: float, in_flight: int, waiting: int
+    snapshot: Snapshot,
+    name: str,
+    now_s: float,
+    in_flight: int,
+    waiting: int,
+    measures: Measures,
 ) -> dict[str, Any]:
     """All that an operator may want to know of a model. Durations in seconds."""
     backends = snapshot.backends[name]
@@ -58,7 +69,52 @@ def model_state(
         "endpoints": [_endpoint(e, now_s) for pool in backends.pools for e in pool.endpoints],
         "instances": instances(cold, now_s) if cold is not None else [],
         "start": _start(cold) if cold is not None else None,
+        "demand": demand(measures, name, now_s, in_flight + waiting, whole=False),
+        "spend_today_usd": spent_on(measures.spend, measures.spend.today).get(name, {}),
     }
+
+
+def demand(
+    measures: Measures, name: str, now_s: float, requests: int, *, whole: bool = True
+) -> dict[str, Any]:
+    """What was measured of a model's demand; without every gap and hour unless `whole`.
+
+    `requests` are those in flight and waiting in all processes.
+    """
+    kept = measures.demand[name]
+    snapshot = kept.snapshot(now_s, max(requests - kept.in_progress, 0))
+    found: dict[str, Any] = _rounded(msgspec.to_builtins(snapshot))
+    gaps = snapshot.gaps
+    found["gap"] = _rounded(msgspec.to_builtins(quantiles(gaps))) if gaps else None
+    return found if whole else {k: v for k, v in found.items() if k not in ("gaps", "hours")}
+
+
+def spent_on(spend: Spend, day: int) -> dict[str, dict[str, float]]:
+    """USD by model and kind; `day` is counted since the epoch."""
+    return {
+        model: {kind: round(usd, 9) for kind, usd in by_kind.items()}
+        for model, by_kind in spend.day_usd(day).items()
+    }
+
+
+def spend(spend: Spend) -> dict[str, Any]:
+    """Every day of the last month in which something was spent, newest first."""
+    days = []
+    for day in reversed(spend.days):
+        by_model = spent_on(spend, day)
+        usd = sum(sum(by_kind.values()) for by_kind in by_model.values())
+        date = datetime.fromtimestamp(day * 86400, UTC).date().isoformat()
+        days.append({"day": date, "usd": round(usd, 9), "models": by_model})
+    return {"today_usd": round(spend.today_usd(), 9), "days": days}
+
+
+def _rounded(value: Any) -> Any:
+    """The same with every float to the microsecond, for people."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _endpoint(endpoint: Endpoint, now_s: float) -> dict[str, Any]:

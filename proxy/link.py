@@ -9,6 +9,7 @@ import socket
 import msgspec
 
 from proxy.tables import Dump
+from router.measures import Seen
 
 _LENGTH = 4  # bytes before each message
 _LIMIT = 64 * 2**20
@@ -35,7 +36,7 @@ class Tell(msgspec.Struct, tag=True):
 
 
 class Report(msgspec.Struct, tag=True):
-    """From a worker: what it counted since its start, and what it is at."""
+    """From a worker: what it counted since its start, what it is at, and what is new to tell."""
 
     tables: dict[str, Dump] = {}
     in_flight: dict[str, int] = {}  # by model
@@ -43,6 +44,7 @@ class Report(msgspec.Struct, tag=True):
     calls: int = 0
     draining: bool = False
     asked: int = 0  # the number of the last Tell
+    seen: Seen = Seen()
 
 
 Message = Configure | Drain | CutOff | Tell | Report

@@ -17,17 +17,22 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from backends.fleet import Fleet
-from backends.instance import STARTING, Instance, State
+from backends.holding import LADDER
+from backends.instance import State
 from proxy.tables import Counters, Dump, Histograms
+from router.demand import WINDOWS_S, Totals
+from router.measures import Measures
 from router.record import Record
+from router.spend import PICO
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # Durations double from 10 ms as OpenTelemetry's do, and go on to the length of cold starts.
 SECONDS = tuple(0.01 * 2**doubling for doubling in range(17))  # to 655.36
+GAP_SECONDS = tuple(2.0**doubling for doubling in range(20))  # to six days
 FIRST_TOKEN_SECONDS = (0.001, 0.005, *SECONDS)
 
 _CLASSES = [f"{hundreds}xx" for hundreds in range(10)]
@@ -66,6 +71,24 @@ class Metrics:
         self.tokens = new.counters(
             "tokens", "Tokens as the model servers counted them", ["model", "type"]
         )
+        self.arrivals = new.counters(
+            "arrivals", "Requests that came, whatever became of them", ["model", "priority"]
+        )
+        self.gaps = new.histograms(
+            "idle_gap_seconds",
+            "From the end of the last request to the next arrival; short gaps are left out",
+            ["model"],
+            GAP_SECONDS,
+        )
+        self.rows_dropped = new.counters(
+            "store_rows_dropped", "Requests that the store had no room for", []
+        )
+        self.store_errors = new.counters(
+            "store_errors", "Times that the file of the store could not be used", []
+        )
+        for alone in (self.rows_dropped, self.store_errors):
+            alone.at()  # 0, and not nothing, before the first
+        self._unshown = [Counters("api_picodollars", "What outside APIs charged", ["model"])]
         self.transitions = new(
             Counter, "instance_transitions", "Instances that entered a state", ["model", "to"]
         )
@@ -74,6 +97,13 @@ class Metrics:
             "cold_start_seconds",
             "Start of an instance by stage; stage=total is the whole of it",
             ["model", "stage"],
+            buckets=SECONDS,
+        )
+        self.wake = new(
+            Histogram,
+            "wake_seconds",
+            "Return of a sleeping instance, by the rung that it slept on",
+            ["model", "rung"],
             buckets=SECONDS,
         )
         self.reloads_failed = new(
@@ -92,9 +122,14 @@ class Metrics:
         """Report the fleet's gauges from its own state whenever they are scraped."""
         self.registry.register(_FleetGauges(fleet, in_flight, waiting))
 
+    def watch_measures(self, measures: Measures) -> None:
+        """Report what is measured of demand and spend whenever it is scraped."""
+        self.registry.register(_MeasureGauges(measures))
+
     @property
     def _tables(self) -> list[Counters | Histograms]:
-        return [t for t in vars(self).values() if isinstance(t, Counters | Histograms)]
+        shown = [t for t in vars(self).values() if isinstance(t, Counters | Histograms)]
+        return [*shown, *self._unshown]
 
     def dump(self) -> dict[str, Dump]:
         """All that was counted of requests, for `learn` in another process."""
@@ -112,28 +147,53 @@ class Metrics:
     def page(self) -> bytes:
         return generate_latest(self.registry)
 
+    def arrived(self, record: Record) -> None:
+        """Count a request whose model is known; its end comes to `observe`."""
+        self.arrivals.at(record.model, record.priority).value += 1
+
+    def gap(self, model: str, gap_s: float) -> None:
+        self.gaps.at(model).observe(gap_s)
+
+    def totals(self) -> dict[str, Totals]:
+        """What all processes have counted so far, by model."""
+        arrivals: dict[str, dict[str, int]] = {}
+        for (model, priority), count in self.arrivals.sums().items():
+            arrivals.setdefault(model, {})[priority] = count.value
+        tokens = {labels: count.value for labels, count in self.tokens.sums().items()}
+        busy_s: dict[str, float] = {}
+        for (model, _), found in self.duration.sums().items():
+            busy_s[model] = busy_s.get(model, 0.0) + found.total
+        return {
+            model: Totals(
+                by_priority,
+                tokens.get((model, "input"), 0),
+                tokens.get((model, "output"), 0),
+                busy_s.get(model, 0.0),
+            )
+            for model, by_priority in arrivals.items()
+        }
+
+    def api_pico(self) -> dict[str, int]:
+        """What outside APIs charged so far, in picodollars by model, in all processes."""
+        (charged,) = self._unshown
+        return {model: count.value for (model,), count in charged.sums().items()}
+
     def observe(self, record: Record) -> None:
         """Count one finished request."""
+        if record.usd:
+            self._unshown[0].at(record.answered_by).value += round(record.usd * PICO)
         kind = (record.model or "other", record.placement or "none", record.outcome)
         series = self._series.get(kind)
         if series is None:
             series = self._series[kind] = _Series(self, *kind)
         series.count(record)
 
-    def instance_changed(self, model: str, instance: Instance, state: State) -> None:
-        """Count a transition; at READY also the time of each stage that led there."""
+    def instance_changed(self, model: str, state: State, stages: Mapping[str, float]) -> None:
+        """Count a transition, and the time of each stage that ended with it."""
         self._child(self.transitions, model, state.value).inc()
-        if state is not State.READY:
-            return
-        if State.WAKING in instance.reached:
-            took_s = instance.reached[State.READY] - instance.rose_s
-            self._child(self.start, model, State.WAKING.value).observe(took_s)
-            return
-        stages = [(s, at) for s, at in instance.reached.items() if s in STARTING or s is state]
-        for (stage, began_s), (_, ended_s) in zip(stages, stages[1:], strict=False):
-            self._child(self.start, model, stage.value).observe(ended_s - began_s)
-        total_s = instance.reached[State.READY] - instance.began_s
-        self._child(self.start, model, "total").observe(total_s)
+        for stage, seconds in stages.items():
+            metric = self.wake if stage in LADDER else self.start
+            self._child(metric, model, stage).observe(seconds)
 
     def reload_done(self, ok: bool) -> None:
         if ok:
@@ -239,3 +299,31 @@ class _FleetGauges:
                 for state, count in backends.cold.count_by_state().items():
                     instances.add_metric([model, state.value], count)
         return [flying, waiting, instances, healthy]
+
+
+class _MeasureGauges:
+    """What is measured of demand and spend, read as it stands when somebody asks."""
+
+    def __init__(self, measures: Measures) -> None:
+        self._measures = measures
+
+    def collect(self) -> list[GaugeMetricFamily | CounterMetricFamily]:
+        rate = GaugeMetricFamily(
+            "lamplighter_request_rate",
+            "Arrivals per second over a window, as decisions see them",
+            labels=["model", "window"],
+        )
+        spent = CounterMetricFamily(
+            "lamplighter_spend_usd", "What was spent, in USD", labels=["model", "kind"]
+        )
+        today = GaugeMetricFamily(
+            "lamplighter_spend_today_usd", "Spent since 00:00 UTC, in USD", labels=["model"]
+        )
+        spend = self._measures.spend
+        for model, demand in self._measures.demand.items():
+            for window in WINDOWS_S:
+                rate.add_metric([model, window], demand.rate(window).requests_per_s)
+            today.add_metric([model], spend.today_usd(model))
+        for (model, kind), usd in spend.totals_usd().items():
+            spent.add_metric([model, kind], usd)
+        return [rate, spent, today]

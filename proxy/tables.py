@@ -89,7 +89,8 @@ class Table(Collector, Generic[Cell]):
         for labels, numbers in self._elsewhere.pop(worker, []):
             self.at(*labels).add(numbers)
 
-    def _sums(self) -> dict[tuple[str, ...], Cell]:
+    def sums(self) -> dict[tuple[str, ...], Cell]:
+        """By the labels' values: what all processes have counted."""
         sums: dict[tuple[str, ...], Cell] = {}
         for labels, numbers in [*self.dump(), *chain.from_iterable(self._elsewhere.values())]:
             sums.setdefault(tuple(labels), self._new()).add(numbers)
@@ -107,7 +108,7 @@ class Counters(Table[Count]):
 
     def collect(self) -> Iterator[Metric]:
         family = CounterMetricFamily(self.name, self._text, labels=self.labels)
-        for labels, count in self._sums().items():
+        for labels, count in self.sums().items():
             family.add_metric(labels, count.value)
         yield family
 
@@ -130,7 +131,7 @@ class Histograms(Table[Distribution]):
 
     def collect(self) -> Iterator[Metric]:
         family = HistogramMetricFamily(self.name, self._text, labels=self.labels)
-        for labels, found in self._sums().items():
+        for labels, found in self.sums().items():
             buckets = list(zip(self._names, accumulate(found.counts), strict=True))
             family.add_metric(labels, buckets, found.total)
         yield family

@@ -10,6 +10,7 @@ import pickle
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
@@ -64,7 +65,9 @@ class Worker:
     def _obey(self, order: Message) -> None:
         match order:
             case Configure():
-                self._gateway.fleet.apply(pickle.loads(order.config))
+                config: Config = pickle.loads(order.config)
+                self._gateway.measures.follow(config, worker=True)
+                self._gateway.fleet.apply(config)
             case Drain():
                 self._gateway.drain()
                 self._tasks.start(self._report_when_idle(), "report the end of the last call")
@@ -113,6 +116,7 @@ class Worker:
                 calls=gateway.calls,
                 draining=gateway.draining,
                 asked=self._asked,
+                seen=gateway.measures.take(time.time()),
             )
         )
 

@@ -19,6 +19,7 @@ from config.schema import Config
 from proxy.gateway import Gateway
 from proxy.link import Configure, CutOff, Drain, Link, Report, Tell
 from proxy.shares import share_of
+from router.measures import Seen
 
 log = logging.getLogger("lamplighter.workers")
 
@@ -261,6 +262,8 @@ class Workers:
             worker.heard_s = self._loop.time()
             self._news.set()
             self._gateway.metrics.learn(worker.number, report.tables)
+            self._gateway.measures.learn(report.seen)
+            report.seen = Seen()
         self._workers.remove(worker)
         worker.link.close()
         if not self._closing.is_set():
