@@ -18,6 +18,7 @@ from backends.launchers import Launcher, LaunchFailed, LaunchSpec, Running
 from backends.lease import Lease, NoEndpoint, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
 from backends.lifecycle import Lifecycle
 from backends.log_ring import LogRing
+from backends.memory import Memory
 from backends.readiness import WrongModel, ready_or_exited
 from backends.sleep import SleepFailed, fall_asleep, wake_up
 from backends.tasks import TaskSet
@@ -60,6 +61,7 @@ class ColdModel:
         clock: Callable[[], float],
         on_change: OnChange,
         numbers: Iterator[int],
+        memory: Memory,
     ) -> None:
         self.spec = spec
         self.logs: dict[str, LogRing] = {}
@@ -77,7 +79,9 @@ class ColdModel:
         self._hurried = False
         self.ended = asyncio.Event()  # retired, and nothing of it is left
         queue = WaitQueue(room)
-        self.lifecycle = Lifecycle(spec.model, settings, holding, queue, self, clock, numbers)
+        self.lifecycle = Lifecycle(
+            spec.model, settings, holding, queue, self, clock, numbers, memory
+        )
 
     # --- for callers ---------------------------------------------------------------------------
 
@@ -90,16 +94,20 @@ class ColdModel:
     ) -> Lease:
         """A place at an instance, started if need be; or `only` at one that is ready already.
 
-        Raises NoEndpoint (only with `only`), QueueFull, StartFailed, WaitExpired. A caller who is
-        cancelled leaves the queue.
+        Raises NoEndpoint (only with `only`), QueueFull, StartFailed, NoMemory, WaitExpired. A
+        caller who is cancelled leaves the queue.
         """
         if self.ended.is_set():
             raise NoEndpoint("it is not in the configuration any more")
-        waiter = Waiter(size, self._clock(), excluding)
+        now_s = self._clock()
+        waiter = Waiter(size, now_s, excluding, now_s + timeout_s)
         self.post(self.lifecycle.acquire, waiter, only)
         try:
             return await wait_for_lease(waiter, max(timeout_s, HAND_OVER_S), self._abandon)
         except TimeoutError:
+            shortage = self.lifecycle.tenancy.shortage()
+            if shortage is not None:
+                raise WaitExpired(shortage[0], starting=True, retry_after_s=shortage[1]) from None
             instances = self.lifecycle.instances
             starting = bool(instances.coming) or not instances.ready
             message = "is still starting" if starting else "has no instance with room"
@@ -150,6 +158,7 @@ class ColdModel:
     async def run(self) -> None:
         """Take events until the model is retired and its last instance is gone."""
         machine = self.lifecycle
+        machine.tenancy.join()
         while not (machine.retired and not machine.instances and not len(machine.queue)):
             event, args = await self._mailbox.get()
             try:
@@ -157,6 +166,7 @@ class ColdModel:
             except Exception:  # an error in one event must not orphan the instances
                 log.exception("model %s: event %s failed", self.spec.model, event)
         self.ended.set()
+        machine.tenancy.leave()
         while not self._mailbox.empty():  # asked in the very moment of the end
             event, args = self._mailbox.get_nowait()
             if event == machine.acquire and isinstance(args[0], Waiter) and not args[0].gone:
@@ -217,6 +227,7 @@ class ColdModel:
 
     def changed(self, instance: Instance, state: State) -> None:
         self._on_change(self.spec.model, instance, state)
+        self.lifecycle.tenancy.memory.poke()
 
     # --- the life of an instance -----------------------------------------------------------------
 

@@ -8,27 +8,33 @@ snapshot that they began with.
 import asyncio
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from backends.cold import ColdModel, OnChange, Readiness
+from backends.devices import Device, Limits
 from backends.endpoint import Endpoint
+from backends.evictions import Eviction
 from backends.health import HealthCheck
 from backends.holding import Held, Holding, Rung
 from backends.instance import ColdSettings
 from backends.launchers import Launcher, LaunchSpec
 from backends.lease import Lease, NoEndpoint, Room
+from backends.memory import Unshared
 from backends.pool import Pool
 from backends.sleep import ENV
 from backends.tasks import TaskSet
 from backends.upstream import Origin
+from config import schema
 from config.schema import Api, Cold, Config, Hot, secret_text
 
 log = logging.getLogger("lamplighter.fleet")
 
 DEFAULT_IDLE_S = 300.0
+START_GUESS_S = 20.0
 
 Clock = Callable[[], float]
 Changes = list[Callable[[], object]]  # to what runs, once everything new is built
@@ -87,12 +93,16 @@ class Fleet:
         clock: Clock,
         on_change: OnChange,
         holding: Callable[[str], Holding] | None = None,
+        *,
+        eviction: Eviction,
     ) -> None:
         """`holding` is asked once for each cold model, and again when it is built anew."""
         self._launchers = launchers
         self._clock = clock
         self._on_change = on_change
         self._holding = holding or partial(_ByConfiguration, self)
+        self._eviction = eviction
+        self._devices: dict[str, Device] = {}
         self._tasks = TaskSet()
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._retired: list[ColdModel] = []
@@ -116,6 +126,7 @@ class Fleet:
         self._snapshot = Snapshot(config, backends)
         for change in changes:
             change()
+        self._follow_devices(config)
         if old is not None:
             self._retire(old.backends, backends)
         self._watch_health(config, backends)
@@ -147,6 +158,10 @@ class Fleet:
         """Every cold model with, perhaps, an instance: those too that left the configuration."""
         current = self._snapshot.backends.values() if self._snapshot else ()
         return self._retired + [b.cold for b in current if b.cold is not None]
+
+    def devices(self) -> Mapping[str, Device]:
+        """Those that are configured, and those that models still use."""
+        return self._devices
 
     async def _until_gone(self) -> None:
         await asyncio.gather(*(cold.ended.wait() for cold in self.all_cold()))
@@ -203,7 +218,29 @@ class Fleet:
             self._clock,
             self._on_change,
             self._numbers.setdefault(name, itertools.count(1)),
+            self._device(cold.device, config) if cold.device is not None else Unshared(),
         )
+
+    def _device(self, name: str, config: Config) -> Device:
+        if name not in self._devices:
+            limits = _limits(config.devices[name])
+            self._devices[name] = Device(
+                name, limits, self._eviction, self._clock, self._call_later
+            )
+        return self._devices[name]
+
+    def _call_later(self, delay_s: float, callback: Callable[[], None]) -> object:
+        return asyncio.get_running_loop().call_later(delay_s, callback)
+
+    def _follow_devices(self, config: Config) -> None:
+        """Sizes as configured; a device that left the configuration lives while models use it."""
+        for name, device in list(self._devices.items()):
+            if name in config.devices:
+                device.resize(_limits(config.devices[name]))
+            elif not device.tenants:
+                del self._devices[name]
+        for name in config.devices:
+            self._device(name, config)
 
     def _retire(self, old: Mapping[str, ModelBackends], new: Mapping[str, ModelBackends]) -> None:
         kept = {id(part) for b in new.values() for part in (b.hot, b.cold, b.api)}
@@ -253,6 +290,11 @@ def _same_server(name: str, old: Config, new: Config) -> bool:
     return old.launch_identity(name) == new.launch_identity(name)
 
 
+def _limits(device: schema.Device) -> Limits:
+    host_memory = math.inf if device.host_memory is None else device.host_memory
+    return Limits(device.memory, host_memory, device.max_wait)
+
+
 def _launch_spec(name: str, config: Config, cold: Cold) -> LaunchSpec:
     command = tuple(cold.command)
     env = {**ENV, **cold.env} if _sleep_rungs(cold) else cold.env
@@ -268,6 +310,9 @@ def _cold_settings(cold: Cold) -> ColdSettings:
         max_instances=cold.max_instances,
         max_concurrency=cold.max_concurrency,
         sleep_rungs=_sleep_rungs(cold),
+        memory=cold.memory or 0,
+        host_memory=cold.memory or 0 if cold.host_memory is None else cold.host_memory,
+        start_guess_s=cold.start_time.p50 if cold.start_time is not None else START_GUESS_S,
     )
 
 

@@ -250,6 +250,7 @@ class Lifecycle:
         self._serve_waiters()
         self._grow()
         self.ladder.ask_again()
+        self.tenancy.memory.look_again()
 
     # --- events from whoever decides ------------------------------------------------------------
 
@@ -276,6 +277,7 @@ class Lifecycle:
             self.ladder.held.end()
         self._grow()
         self.ladder.ask_again()
+        self.tenancy.memory.poke()
 
     # --- what follows -----------------------------------------------------------------------
 

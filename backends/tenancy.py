@@ -42,7 +42,6 @@ class Tenancy:
         self._start_times_s = start_times_s
         self._grow = grow
         self._serve = serve
-        memory.join(self)
 
     # --- for the lifecycle -----------------------------------------------------------------------
 
@@ -69,19 +68,16 @@ class Tenancy:
             return False
         return rung != "sleep_1" or self.memory.may_sleep(self)
 
-    def move(self, memory: Memory) -> None:
-        """From now on another device is used; what runs is counted there."""
-        if memory is self.memory:
-            memory.look_again()
-            return
-        self.leave()
-        for instance in self.instances.values():
-            instance.yields_to = None
-        self.memory = memory
-        memory.join(self)
+    def join(self) -> None:
+        self.memory.join(self)
 
     def leave(self) -> None:
+        """For good: nothing of it is left."""
         self.memory.leave(self)
+
+    def shortage(self) -> tuple[str, float] | None:
+        """What keeps it from a start, in words, and the seconds until its turn."""
+        return self.memory.shortage(self)
 
     # --- what the device reads --------------------------------------------------------------------
 

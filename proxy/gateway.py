@@ -18,6 +18,7 @@ from config.load import load
 from config.problems import ConfigError
 from config.schema import Config
 from config.watch import Watcher
+from policies import eviction
 from proxy.access_log import AccessLog
 from proxy.metrics import Metrics
 from router.journey import Router
@@ -74,7 +75,7 @@ class Gateway:
         self.path = os.fspath(watcher.path) if watcher is not None else None
         self.metrics = Metrics()
         self.metrics.build.labels(version("lamplighter")).set(1)
-        self.fleet = Fleet(launchers, self.clock, self._instance_changed)
+        self.fleet = Fleet(launchers, self.clock, self._instance_changed, eviction=eviction)
         self.router = Router(self.fleet, self.clock)
         self.draining = False
         self._access_log = AccessLog()

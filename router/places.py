@@ -262,6 +262,8 @@ def _starting(place: Place, refusal: WaitExpired) -> ModelStarting:
     cold = place.backends.cold
     view: ColdView | None = cold.view() if cold else None
     left_s = remaining_start_s(view.rise_times_s, view.starting_for_s) if view else None
+    if left_s is not None:
+        left_s += refusal.retry_after_s or 0.0  # until it has memory to start in
     after_s = retry_after_s(left_s)
     return ModelStarting(
         f"model '{place.model}' {refusal}; about {after_s} s are left. Try again then, "
