@@ -11,12 +11,13 @@ from typing import Literal
 
 from msgspec import Struct
 
+from policies.on_demand import OnDemand, places_for, use_on_demand
+
 DAY_S = 86_400.0
 MONTH_DAYS = 30
 MONTH_H = 24 * MONTH_DAYS
 
 PLACE_FOR = 0.99  # of the requests an always-on pool has a place free
-_TAIL = 12.0  # standard deviations: beyond them nothing is left that a double can hold
 _STEPS_PER_DECADE = 40
 _SAME = 1e-9  # a smaller difference is the noise of doubles
 
@@ -30,18 +31,6 @@ class AlwaysOn(Struct, frozen=True):
     concurrency: float
 
 
-class OnDemand(Struct, frozen=True):
-    """Servers that a request starts and that stop `idle_s` after their last one: "serverless".
-
-    Paid from the beginning of a start, which takes `start_s`, to the stop.
-    """
-
-    usd_per_hour: float
-    concurrency: int
-    start_s: float
-    idle_s: float
-
-
 class Api(Struct, frozen=True):
     """An outside API."""
 
@@ -49,15 +38,6 @@ class Api(Struct, frozen=True):
 
 
 Way = AlwaysOn | OnDemand | Api
-
-
-class Use(Struct, frozen=True):
-    """How many servers on demand are at work, idle and starting, on average."""
-
-    busy: float
-    idle: float
-    starting: float
-    starts_per_s: float
 
 
 class Crossover(Struct, frozen=True):
@@ -94,35 +74,7 @@ def servers_needed(load: float, concurrency: float) -> int:
     `load` is the mean number of requests under way; their number is Poisson (M/G/infinity), and
     an arrival sees it as it is on average.
     """
-    if math.isinf(concurrency):
-        return 1
-    places = next(n for n, _, up_to in _poisson(load, _lowest(load)) if up_to >= PLACE_FOR) + 1
-    return math.ceil(places / concurrency)
-
-
-def use_on_demand(rate: float, request_s: float, way: OnDemand) -> Use:
-    """Servers on demand for `rate` requests per second, without a limit on their number.
-
-    With requests packed as densely as can be, server j is at work while more than n = c * (j - 1)
-    requests are under way, c its concurrency. Their number N is Poisson with the mean rate *
-    request_s, whatever the distribution of request times. So server j is idle with the chance
-    P(N <= n), its idleness ends rate * P(N = n) times a second, and a gap lasts g = P(N <= n) /
-    (rate * P(N = n)) on average: that is exact. The gap is taken as exponential, which is exact
-    for j = 1 and nearly so for those that work rarely. Then min(gap, idle_s) is g * (1 -
-    exp(-idle_s / g)) on average, and exp(-idle_s / g) of the gaps end in a start. Not counted are
-    requests that come while a server starts.
-    """
-    load = rate * request_s
-    always_busy = int(_lowest(load) / way.concurrency)
-    busy, idle, starts_per_s = float(always_busy), 0.0, 0.0
-    for n, exactly, up_to in _poisson(load, always_busy * way.concurrency):
-        if n % way.concurrency == 0 and exactly > 0:
-            gaps_per_s = rate * exactly
-            gap_s = up_to / gaps_per_s
-            busy += 1.0 - up_to
-            idle -= up_to * math.expm1(-way.idle_s / gap_s)
-            starts_per_s += gaps_per_s * math.exp(-way.idle_s / gap_s)
-    return Use(busy, idle, starts_per_s * way.start_s, starts_per_s)
+    return 1 if math.isinf(concurrency) else math.ceil(places_for(load, PLACE_FOR) / concurrency)
 
 
 def crossovers(
@@ -158,17 +110,3 @@ def _changes(
                 middle = math.sqrt(left * right)
                 left, right = (middle, right) if lead(middle) == before else (left, middle)
             yield right, after
-
-
-def _lowest(mean: float) -> int:
-    """Fewer than that are never under way."""
-    return max(int(mean - _TAIL * math.sqrt(mean)), 0)
-
-
-def _poisson(mean: float, first: int) -> Iterator[tuple[int, float, float]]:
-    """n, P(N = n) and P(N <= n) from `first` on, below which there must be nothing."""
-    up_to = 0.0
-    for n in range(first, int(mean + _TAIL * math.sqrt(mean)) + 30):
-        exactly = math.exp(n * math.log(mean) - mean - math.lgamma(n + 1))
-        up_to = min(up_to + exactly, 1.0)
-        yield n, exactly, up_to

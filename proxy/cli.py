@@ -17,6 +17,7 @@ from config.problems import ConfigError
 from config.schema import Config
 from config.watch import Watcher
 from proxy.admin_key import find_key
+from proxy.cost import cost
 from proxy.process import log_to_stderr
 from proxy.serve import serve_gateway
 
@@ -135,6 +136,8 @@ def demo(host: str, port: int) -> None:
 
     run_demo(host, port, Console(stderr=True))
 
+
+main.add_command(cost)
 
 if __name__ == "__main__":
     main()
