@@ -1,6 +1,7 @@
 """`lamplighter cost`: what it prints and writes, and what it says of bad input."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from proxy.cli import main
 
+PAGE = Path(__file__).parents[2] / "docs" / "cost.md"
 PUBLISHED = ("--request-s", "5", "--gpu-second", "0.001", "--always-on-hour", "32")
 API = ("--input-tokens", "1000", "--output-tokens", "300", "--api-input", "1", "--api-output", "4")
 FILE = """
@@ -67,6 +69,19 @@ def test_the_published_example_gives_the_published_figures() -> None:
 
 def test_servers_that_are_kept_for_a_minute_give_the_published_crossover() -> None:
     assert "At 70,147 requests a day always on" in said(*PUBLISHED, "--idle-s", "60")
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "usd", "crossover"),
+    re.findall(r"^\| (\d+) s \| \$([\d,]+) \| ([\d,]+) \|$", PAGE.read_text(), re.MULTILINE),
+)
+def test_the_page_shows_what_the_command_gives(
+    tmp_path: Path, idle_s: str, usd: str, crossover: str
+) -> None:
+    found = figures(tmp_path, *PUBLISHED, "--idle-s", idle_s)
+    (row,) = [row for row in found["rows"] if row["requests_a_day"] == 1000]
+    assert f"{row['usd']['on_demand']:,.0f}" == usd
+    assert f"{found['crossovers'][0]['requests_a_day']:,.0f}" == crossover
 
 
 def test_of_ways_that_never_cross_the_cheaper_one_is_told() -> None:
