@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from backends.holding import Rung
 from backends.instance import State
 from backends.memory import Tenant
-from backends.occupancy import Resident
+from backends.occupancy import Resident, resident
 
 log = logging.getLogger("lamplighter.devices")
 
@@ -50,7 +50,9 @@ class Eviction(Protocol):
 
 
 class Evicted(Struct, frozen=True):
-    """One eviction as it was decided, with all that might have made room, in their order."""
+    """One eviction. `candidates` are all that might have made room when it was decided, each with
+    its priority then; `priority` is that of the one who went, when it went.
+    """
 
     number: int  # of those that were asked on this device, from 1
     at_s: float
@@ -59,7 +61,7 @@ class Evicted(Struct, frozen=True):
     in_favour_of: str
     served: bool  # it was in use, and had to end first
     priority: float
-    candidates: tuple[tuple[Resident, float], ...]  # each with its priority
+    candidates: tuple[tuple[Resident, float], ...]  # the lowest first
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,10 @@ class Evictions:
         asked = self._asked.pop(instance_id, None)
         if asked is None:
             return
-        evicted = replace(asked.evicted, to=to)  # it may have refused to sleep meanwhile
+        instance = asked.tenant.instances[instance_id]
+        going = resident(asked.tenant, instance, self._now())
+        # One that still served may have been used once more, and to sleep one may have refused.
+        evicted = replace(asked.evicted, to=to, priority=self.policy.priority(going))
         self.clock = max(self.clock, evicted.priority)
         self.last.append(evicted)
         self.counts[asked.tenant.model, to] += 1

@@ -114,7 +114,7 @@ class Tenancy:
     def no_room(self, why: str, until_s: float) -> None:
         after_s = min(until_s - self._states.clock(), RETRY_AFTER_S)
         for queue in self._queues():
-            for waiter in [w for w in queue if w.until_s < until_s]:
+            for waiter in [w for w in queue if w.until_s <= until_s]:
                 queue.leave(waiter)
                 if not waiter.gone:
                     waiter.future.set_exception(NoMemory(why, after_s))
