@@ -7,8 +7,8 @@ waits when one begins.
 
 from __future__ import annotations
 
+import math
 from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,6 +17,15 @@ from router.replay.requests import PRIORITIES, Requests, running
 
 BIN_S = 60.0  # over which the rate is taken that says how many servers are needed
 NO_DEADLINE = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """So many servers from then on; the last of them gets `beyond_s` requests per second."""
+
+    at_s: float
+    servers: int
+    beyond_s: float
 
 
 @dataclass(slots=True)
@@ -34,7 +43,7 @@ class Work:
     counted: array[float] = field(default_factory=lambda: array("d"))
     inputs: array[float] | None = None  # running sums
     outputs: array[float] | None = None
-    needs: list[tuple[float, int]] = field(default_factory=list)
+    needs: list[Need] = field(default_factory=list)
     peak: int = 1
     unserved: float = 0.0  # requests beyond what all servers together carry
 
@@ -56,13 +65,6 @@ class Work:
         """Between the stretches."""
         ends_s, begins_s = self.ends_s, self.begins_s
         return (begins_s[n + 1] - ends_s[n] for n in range(len(ends_s) - 1))
-
-    def before(self, time_s: float, first: int) -> int:
-        """The first row from `first` on that is not before a time."""
-        return bisect_left(self.requests.at_s, time_s, first)
-
-    def stretch_of(self, row: int) -> int:
-        return bisect_right(self.firsts, row) - 1
 
     def count(self, row: int) -> float:
         counts = self.requests.counts
@@ -93,6 +95,17 @@ class Work:
         priorities = self.requests.priorities
         stated = -1 if priorities is None else priorities[row]
         return self.priority if stated < 0 else PRIORITIES[stated]
+
+    @property
+    def even(self) -> bool:
+        """Whether all requests take the same time, so that who came last ends last."""
+        requests = self.requests
+        columns = (requests.durations_s, requests.inputs, requests.outputs)
+        return all(column is None for column in columns)
+
+    def last_byte_s(self, first: int, end: int) -> float:
+        """When the rows of a range are served, if they need not wait."""
+        return max(self.until_s(row) + self.service_s(row) for row in range(first, end))
 
     def tokens(self, first: int, end: int) -> tuple[float, float]:
         """Input and output tokens of the rows of a range, all requests together."""
@@ -199,15 +212,16 @@ def _count_servers(work: Work) -> None:
     most, carried = facts.max_instances, facts.requests_s * BIN_S
     needed = 1
     for n, count in sorted(bins.items()):
-        need = min(max(-int(-count // carried), 1), most)
+        need = min(max(math.ceil(count / carried), 1), most)
         work.unserved += max(count - most * carried, 0.0)
         if need != needed:
-            work.needs.append((n * BIN_S, need))
+            beyond = min(count - (need - 1) * carried, carried)
+            work.needs.append(Need(n * BIN_S, need, beyond / BIN_S))
             needed = need
         if need > 1 and n + 1 not in bins:
-            work.needs.append(((n + 1) * BIN_S, 1))
+            work.needs.append(Need((n + 1) * BIN_S, 1, 0.0))
             needed = 1
-    work.peak = max((need for _, need in work.needs), default=1)
+    work.peak = max((need.servers for need in work.needs), default=1)
 
 
 def _binned(requests: Requests) -> dict[int, float]:

@@ -1,0 +1,144 @@
+"""Who decides in a replay: the live router's own planner, or a rule that it is compared with."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from policies.arrival import ApiState, ColdState, Step, choose
+from policies.rungs import RungName
+from router.planner import BYTES_PER_TOKEN, Planner
+
+Steps = Sequence[tuple[float, RungName]]
+ONE_BY_ONE = 200  # requests up to which each is told to the planner
+
+
+class Keeper(Protocol):
+    """`began` and `passed` frame a session, a time in which some request is under way."""
+
+    weighs: bool  # whether it sends callers elsewhere, moves models and looks at budgets
+
+    def descent(self) -> Steps: ...
+    def early(self) -> tuple[float, float] | None:
+        """Seconds into the gap at which to start before anybody asks, and until which to hold."""
+    def woke(self, rung: RungName, took_s: float) -> None: ...
+    def began(self, now_s: float) -> None: ...
+    def passed(
+        self,
+        since_s: float,
+        now_s: float,
+        requests: float,
+        tokens: tuple[float, float],
+        *,
+        over: bool,
+    ) -> None:
+        """So many requests came since then, besides the one that began the session.
+
+        `tokens` are those of all of them. `over`: the last byte of all has gone.
+        """
+
+
+class Fixed:
+    """Satisfies `Keeper`: off after a fixed time, `()` for never; callers are held, come what may."""
+
+    weighs = False
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def descent(self) -> Steps:
+        return self._steps
+
+    def early(self) -> tuple[float, float] | None:
+        return None
+
+    def woke(self, rung: RungName, took_s: float) -> None:
+        pass
+
+    def began(self, now_s: float) -> None:
+        pass
+
+    def passed(
+        self,
+        since_s: float,
+        now_s: float,
+        requests: float,
+        tokens: tuple[float, float],
+        *,
+        over: bool,
+    ) -> None:
+        pass
+
+
+class Planned:
+    """Satisfies `Keeper`: asks the planner that a gateway would ask."""
+
+    weighs = True
+
+    def __init__(self, planner: Planner) -> None:
+        self.planner = planner
+        self._mean = (0.0, 0.0)  # tokens of a request
+
+    def descent(self) -> Steps:
+        return self.planner.descent().steps
+
+    def early(self) -> tuple[float, float] | None:
+        early = self.planner.prestart()
+        if early is None:
+            return None
+        return early.after_s, early.after_s + self.planner.wake_mean_s("off") + early.hold_s
+
+    def woke(self, rung: RungName, took_s: float) -> None:
+        self.planner.woke(rung, took_s)
+
+    def began(self, now_s: float) -> None:
+        self.planner.arrived(now_s)
+
+    def passed(
+        self,
+        since_s: float,
+        now_s: float,
+        requests: float,
+        tokens: tuple[float, float],
+        *,
+        over: bool,
+    ) -> None:
+        """One request stays under way until the session is over; many flow."""
+        planner = self.planner
+        if requests > 0:
+            self._mean = (tokens[0] / requests, tokens[1] / requests)
+        into, out = self._mean
+        if requests > ONE_BY_ONE and now_s > since_s:
+            planner.finished(since_s, into, out)
+            count = requests if over else requests - 1.0
+            planner.flowed(since_s, now_s, count, into * count, out * count)
+            if not over:
+                planner.arrived(now_s)
+            return
+        whole = round(requests)
+        for _ in range(whole):
+            planner.arrived(since_s)
+        for _ in range(whole + 1 if over else whole):
+            planner.finished(now_s, into, out)
+
+    def step(
+        self,
+        rung: RungName,
+        rising_for_s: float | None,
+        held_s: float,
+        priority: str,
+        input_tokens: float,
+    ) -> Step:
+        """Where a request goes that finds no server ready."""
+        planner = self.planner
+        cold = ColdState(
+            ready=0,
+            free=0.0,
+            starting=rising_for_s is not None,
+            refusing_for_s=0.0,
+            eta_s=planner.eta_s(rung, rising_for_s),
+            asleep=rung not in ("off", "hot"),
+        )
+        api = None
+        if planner.economics.api_usd is not None:
+            api = ApiState(True, planner.expected_usd(round(input_tokens * BYTES_PER_TOKEN)))
+        terms = planner.terms(held_s, priority, False)  # type: ignore[arg-type]
+        return choose(None, cold, api, terms)[0]

@@ -1,0 +1,370 @@
+"""One model over the whole trace under one policy: a loop over stretches, not over requests.
+
+While a server is hot the requests of a stretch need no look at each; only those that come when
+none is ready do. The live router's rules hold: who comes while a start is on its way waits for it
+or goes elsewhere as `policies.arrival.choose` says, one start serves all, a caller whose time is
+over is gone. More servers than one (`Work.needs`) are added and dropped by minutes.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+
+from policies.budget import Purse, allowance
+from policies.rungs import RungName
+from router.replay.keepers import Keeper, Planned
+from router.replay.outcome import Outcome
+from router.replay.server import Happened, Server
+from router.replay.work import Need, Work
+
+PIECES = 8  # into which the requests of a spell that wait for one start are cut
+LEAST = 1e-9
+DAY_S = 86400.0
+
+
+class Run:
+    """`until` is called with ascending times; `tick` is what a gateway does without a request."""
+
+    def __init__(
+        self,
+        work: Work,
+        keeper: Keeper,
+        hold_usd_s: Mapping[RungName, float],
+        draw_s: Callable[[RungName], float],
+        happened: Happened | None = None,
+    ) -> None:
+        self.work = work
+        self.keeper = keeper
+        self.planned = keeper if isinstance(keeper, Planned) else None
+        self.outcome = Outcome(requests=work.total)
+        self.server = Server(keeper, self.outcome, hold_usd_s, draw_s, happened)
+        self._happened = happened
+        self._more = [
+            Server(keeper, self.outcome, hold_usd_s, draw_s) for _ in range(work.peak - 1)
+        ]
+        self._row = 0
+        self._stretch = 0
+        self._open = False  # a session
+        self._end_s = -math.inf  # of it: when all requests so far have had their last byte
+        self._since_s = 0.0  # when the keeper heard last of this session,
+        self._first = 0  # the row up to which it did,
+        self._told = 0.0  # and the requests from there on that it knows
+        self._need = 0  # next of work.needs
+        self._at_work = 1  # servers
+        self._kept = 0  # servers that are kept ready whatever comes
+        self._day = (0, 0.0)  # and the bill when it began
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def until(self, limit_s: float) -> None:
+        """All requests that come before a time."""
+        work, server = self.work, self.server
+        at_s, rows = work.requests.at_s, len(work.requests)
+        while self._row < rows:
+            now_s = at_s[self._row]
+            if now_s >= limit_s:
+                break
+            begins = now_s > self._end_s
+            if begins and self._open:
+                self._close()
+            server.settle(now_s)
+            if begins:
+                self._begin(now_s)
+            if server.rung == "hot":
+                self._serve(limit_s)
+            elif self._goes_away(server):
+                self._send_away(limit_s)
+            else:
+                self._meet_cold(self._row)
+                self._row += 1
+        self._follow_needs(limit_s)
+
+    def _begin(self, now_s: float) -> None:
+        """A session: a time in which some request is under way."""
+        if self._row:
+            self.outcome.gaps += 1
+            self.outcome.cold_gaps += not self.server.hot
+        self.keeper.began(now_s)
+        self._since_s, self._first, self._open, self._told = now_s, self._row, True, 1.0
+
+    def _close(self) -> None:
+        self._tell(self._end_s, over=True)
+        self._open = False
+        self.server.gap_s = self._end_s
+
+    def _tell(self, now_s: float, *, over: bool) -> None:
+        """Let the keeper know of the requests since it heard of any."""
+        if self.planned is None:
+            return
+        work = self.work
+        requests = work.counted[self._row] - work.counted[self._first]
+        into, out = work.tokens(self._first, self._row)
+        share = (requests - self._told) / requests if requests > 0 else 0.0
+        tokens = into * share, out * share
+        self.keeper.passed(self._since_s, now_s, requests - self._told, tokens, over=over)
+        self._since_s, self._first, self._told = now_s, self._row, 0.0
+
+    def _serve(self, limit_s: float) -> None:
+        """The rest of a stretch at a hot server."""
+        row = self._row
+        end_s = self._pass_stretch(limit_s)
+        self.server.serve(self.work.requests.at_s[row], end_s)
+
+    def _pass_stretch(self, limit_s: float) -> float:
+        """Go on to the next stretch, or to the limit within this one; when it ends."""
+        work, row = self.work, self._row
+        firsts, at_s = work.firsts, work.requests.at_s
+        stretch, last = self._stretch, len(firsts) - 1
+        while stretch < last and firsts[stretch + 1] <= row:
+            stretch += 1
+        self._stretch = stretch
+        after = firsts[stretch + 1] if stretch < last else len(at_s)
+        if at_s[after - 1] < limit_s:
+            whole = row == firsts[stretch] or work.even
+            end_s = work.ends_s[stretch] if whole else work.last_byte_s(row, after)
+            self._row = after
+        else:
+            self._row = bisect_left(at_s, limit_s, row, after)
+            end_s = at_s[self._row]  # the stretch goes on at least until then
+        self._end_s = max(self._end_s, end_s)
+        return end_s
+
+    def _goes_away(self, server: Server) -> bool:
+        """Whether all requests go elsewhere, or nowhere, until the next tick."""
+        if self.planned is None or server.rising_from is not None:
+            return False
+        planner = self.planned.planner
+        if planner.allowance.stance == "refusing":
+            return True
+        if planner.placement.name != "api":
+            return False
+        work, row = self.work, self._row
+        into, _ = work.tokens(row, row + 1)
+        step = self.planned.step(
+            server.rung, None, work.held_s(row), work.priority_of(row), into / work.count(row)
+        )
+        return step.kind == "api" and step.start is None
+
+    def _send_away(self, limit_s: float) -> None:
+        assert self.planned is not None
+        row = self._row
+        self._pass_stretch(limit_s)
+        count = self.work.counted[self._row] - self.work.counted[row]
+        self.outcome.cold += count
+        if self.planned.planner.allowance.stance == "refusing":
+            self.outcome.refused += count
+            return
+        self.outcome.overflowed += count
+        self.outcome.api_usd += self.work.usd_of(row, self._row)
+
+    # --- requests that find no server ready -----------------------------------------------------
+
+    def _meet_cold(self, row: int) -> None:
+        """One row, piece by piece: a request, or the requests of a spell."""
+        work, server = self.work, self.server
+        now_s, until_s = work.requests.at_s[row], work.until_s(row)
+        left, service_s = work.count(row), work.service_s(row)
+        per_s = left / (until_s - now_s) if until_s > now_s else math.inf
+        while left > LEAST:
+            server.settle(now_s)
+            if server.hot:
+                end_s = until_s + service_s
+                server.serve(now_s, end_s)
+                self._end_s = max(self._end_s, end_s)
+                return
+            waits = self._waits(row, now_s)
+            if waits and server.rising_from is None:
+                server.rise(now_s)
+            if waits:
+                count = self._piece(left, per_s, server.ready_s - now_s)
+                self._wait(row, now_s, count, count / per_s)
+            else:
+                count = self._rent(row, left, per_s, now_s)
+            left -= count
+            now_s += count / per_s
+
+    def _piece(self, left: float, per_s: float, ready_in_s: float) -> float:
+        """How many requests of a spell to treat alike: an eighth of a start's, at least one."""
+        if math.isinf(per_s):
+            return left
+        whole = per_s * ready_in_s
+        return min(left, whole, max(whole / PIECES, 1.0)) if whole > LEAST else min(left, 1.0)
+
+    def _waits(self, row: int, now_s: float) -> bool:
+        """Whether a caller is held, or else goes to the outside API."""
+        if self.planned is None or self.work.economics.api_usd is None:
+            return True
+        work, server = self.work, self.server
+        into, _ = work.tokens(row, row + 1)
+        rising_for_s = None if server.rising_from is None else now_s - server.rose_s
+        step = self.planned.step(
+            server.rising_from or server.rung,
+            rising_for_s,
+            work.held_s(row),
+            work.priority_of(row),
+            into / work.count(row),
+        )
+        self._step = step
+        return step.kind == "cold"
+
+    def _wait(self, row: int, now_s: float, count: float, over_s: float) -> None:
+        """Requests that come from now on, over so many seconds, wait for the rise."""
+        work, server, outcome = self.work, self.server, self.outcome
+        wait_s = server.ready_s - now_s - over_s / 2
+        outcome.cold += count
+        held_s = work.held_s(row)
+        if wait_s > held_s:
+            outcome.missed += count
+            self._waited(held_s, count)
+            self._end_s = max(self._end_s, now_s + held_s)
+            return
+        self._waited(wait_s, count)
+        self._end_s = max(self._end_s, server.await_ready(work.service_s(row)))
+
+    def _waited(self, wait_s: float, count: float) -> None:
+        outcome = self.outcome
+        outcome.waits.add(wait_s, count)
+        outcome.delay_usd += wait_s * count * self.work.economics.delay_usd_s
+
+    def _rent(self, row: int, left: float, per_s: float, now_s: float) -> float:
+        """Requests that the outside API answers; how many are alike."""
+        assert self.planned is not None
+        work, server, step = self.work, self.server, self._step
+        planner = self.planned.planner
+        usd = work.usd_of(row, row + 1) / work.count(row)
+        count = left if math.isinf(per_s) else min(left, 1.0)
+        if math.isinf(per_s):
+            pass
+        elif server.rising_from is not None:
+            count = self._piece(left, per_s, server.ready_s - now_s)
+        elif step.start is None:
+            count = left
+        elif not step.start and usd > 0:
+            terms = planner.terms(work.held_s(row), "normal", False)
+            lacking = (terms.start_usd - terms.overspent_usd) / usd
+            count = min(left, max(math.floor(lacking), 1.0))
+        self.outcome.cold += count
+        self.outcome.overflowed += count
+        self.outcome.api_usd += usd * count
+        self._end_s = max(self._end_s, now_s + count / per_s + work.service_s(row))
+        if step.start is not None:
+            planner.overflowed(usd * count)
+            if step.start and server.rising_from is None:
+                server.rise(now_s)
+        return count
+
+    # --- what happens without a request ---------------------------------------------------------
+
+    def tick(self, now_s: float, epoch_s: float, shared: Purse | None, *, warm: bool) -> None:
+        """Budgets, the placement if it is due, and what is to be kept ready."""
+        assert self.planned is not None
+        planner = self.planned.planner
+        if self._open and self._end_s < now_s:
+            self._close()
+        self._settle(now_s)
+        if self._open:
+            self._tell(now_s, over=False)
+        self._allow(epoch_s, shared)
+        if now_s >= planner.periods.now.began_s + planner.economics.place_every_s - LEAST:
+            before = planner.placement.name
+            after = planner.place(now_s).name
+            if after != before:
+                self.outcome.moves += 1
+                self._note(now_s, after)
+        self._keep_ready(now_s, warm=warm)
+
+    def finish(self) -> None:
+        """The trace is over."""
+        work, outcome = self.work, self.outcome
+        self.until(math.inf)
+        if self._open:
+            self._close()
+        self._settle(max(work.end_s, self._end_s))
+        if work.unserved and work.economics.api_usd is not None and self.planned is not None:
+            outcome.overflowed += work.unserved
+            outcome.api_usd += work.unserved * work.api_usd / work.total
+        else:
+            outcome.missed += work.unserved
+
+    def _settle(self, now_s: float) -> None:
+        for server in (self.server, *self._more):
+            server.settle(now_s)
+            server.count(now_s)
+
+    def _allow(self, epoch_s: float, shared: Purse | None) -> None:
+        assert self.planned is not None
+        planner = self.planned.planner
+        limit_usd = planner.economics.usd_per_day
+        if limit_usd is None and shared is None:
+            return
+        purses = [shared] if shared is not None else []
+        if limit_usd is not None:
+            name = f"model '{planner.economics.model}'"
+            purses.append(Purse(name, limit_usd, self.today_usd(epoch_s)))
+        planner.allow(allowance(purses))
+
+    def today_usd(self, epoch_s: float) -> float:
+        """Spent since midnight UTC, as far as was counted."""
+        day = int(epoch_s // DAY_S)
+        if day != self._day[0]:
+            self._day = (day, self.outcome.usd)
+        return self.outcome.usd - self._day[1]
+
+    def _keep_ready(self, now_s: float, *, warm: bool) -> None:
+        assert self.planned is not None
+        planner = self.planned.planner
+        wanted = 1 if warm else 0
+        if planner.placement.name == "always_on":
+            wanted = planner.always_on_instances()
+        if planner.allowance.stance == "refusing" or not planner.economics.has_cold:
+            wanted = 0
+        if wanted == self._kept:
+            return
+        self._kept = wanted
+        for n, server in enumerate((self.server, *self._more)):
+            server.hold(now_s, math.inf if n < wanted else now_s)
+
+    def _follow_needs(self, limit_s: float) -> None:
+        """More servers, or fewer, as the minutes before a time asked for."""
+        needs = self.work.needs
+        while self._need < len(needs) and needs[self._need].at_s < limit_s:
+            need = needs[self._need]
+            self._need += 1
+            ours = self.server.hot or self.server.rising_from is not None
+            self._have(need if ours else Need(need.at_s, 1, 0.0))
+
+    def _have(self, need: Need) -> None:
+        """So many servers are at work from now on."""
+        at_s = need.at_s
+        for n in range(need.servers, self._at_work):  # these fall idle
+            server = self._more[n - 1]
+            server.settle(at_s)
+            if server.rising_from is not None:
+                server.waiting_s = at_s
+            server.busy_s = at_s
+        for n in range(self._at_work, need.servers):
+            server = self._more[n - 1]
+            server.settle(at_s)
+            if server.hot:
+                server.serve(at_s, math.inf)
+                continue
+            if server.rising_from is None:
+                server.rise(at_s)
+            server.waiting_s = math.inf
+            last = n == need.servers - 1
+            per_s = need.beyond_s if last else self.work.economics.requests_s
+            self._wait_for_another(server.ready_s - at_s, per_s)
+        self._at_work = need.servers
+
+    def _wait_for_another(self, rise_s: float, per_s: float) -> None:
+        """The other servers are full: who comes waits for the one that is on its way."""
+        count, held_s = per_s * rise_s / PIECES, self.work.deadline_s
+        for piece in range(PIECES):
+            wait_s = rise_s * (piece + 0.5) / PIECES
+            self._waited(min(wait_s, held_s), count)
+            self.outcome.cold += count
+            self.outcome.missed += count if wait_s > held_s else 0.0
+
+    def _note(self, now_s: float, what: str) -> None:
+        if self._happened is not None:
+            self._happened(now_s, what)
