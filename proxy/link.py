@@ -44,7 +44,7 @@ class Report(msgspec.Struct, tag=True):
     calls: int = 0
     draining: bool = False
     asked: int = 0  # the number of the last Tell
-    seen: Seen = Seen()
+    seen: Seen = msgspec.field(default_factory=Seen)
 
 
 Message = Configure | Drain | CutOff | Tell | Report
