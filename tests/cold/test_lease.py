@@ -31,7 +31,7 @@ def test_a_gateway_that_hangs_loses_its_server_and_starts_another(
     tmp_path: Path, deaf: bool
 ) -> None:
     options = ["--ignore-sigterm"] if deaf else []
-    model = cold("--pace", "0.1", "--with-child", *options, lease="2s")
+    model = cold("--pace", "0.1", "--with-child", *options, lease="5s")
     with run_gateway(tmp_path, yaml({"leased": model})) as gateway:
         ask(gateway, "leased", max_tokens=1)
         [before] = ready(gateway, "leased")
@@ -45,7 +45,7 @@ def test_a_gateway_that_hangs_loses_its_server_and_starts_another(
         assert after["id"] != before["id"]
         assert launches(gateway, "leased") == 2
         end = "was killed by signal" if deaf else ": the gateway did not renew its lease"
-        why = "the gateway did not renew its lease for 2 s (cold.lease)"
+        why = "the gateway did not renew its lease for 5 s (cold.lease)"
         [line] = [line for line in gateway.log.splitlines() if why in line]
         assert f"instance {before['id']} " in line
         assert end in line
@@ -58,7 +58,7 @@ def test_a_lease_that_a_reload_changes_holds_from_the_next_start_on(tmp_path: Pa
     with run_gateway(tmp_path, text("1h")) as gateway:
         ask(gateway, "leased")
         [first] = ready(gateway, "leased")
-        gateway.write(text("1s"))
+        gateway.write(text("5s"))
         assert gateway.admin("POST", "/reload").status_code == 200
         assert instances(gateway, "leased")[0]["id"] == first["id"]
         gateway.admin("POST", "/models/leased/stop")
