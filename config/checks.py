@@ -1,7 +1,8 @@
 """What only two keys together can tell: names used twice, unknown fallbacks, cycles.
 
-What is about placement, devices and money is in `planning_checks.py`. Looks at the raw values, so that these mistakes are reported together with all others. Whatever has
-the wrong type is left to the schema.
+What is about placement, devices and money is in `planning_checks.py`. Both look at the raw values,
+so that these mistakes are reported together with all others. Whatever has the wrong type is left
+to the schema.
 """
 
 from collections.abc import Iterator

@@ -121,14 +121,9 @@ def _pin(model: Spot, default: Spot) -> None:
     # A model without any of them has a problem of its own.
     if not needs or not has or any(key in has for key in needs):
         return
-    named = dotted(model.path)
+    way_out = "add it" if pin is own else "give it a pin of its own"
     need = " or ".join(needs)
-    if pin is own:
-        pin.report(f"{pin.text} needs {need}, which {named} does not have")
-    else:
-        pin.report(
-            f"{pin.text} needs {need}, which {named} does not have; give it a pin of its own"
-        )
+    pin.report(f"{pin.text} needs {need}, which {dotted(model.path)} does not have; {way_out}")
 
 
 def _ascending(quantiles: Spot) -> None:

@@ -1,10 +1,20 @@
 import math
+from typing import Annotated
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
-from config.durations import seconds, size_in_bytes, spelled_duration, spelled_size
+from config.durations import (
+    Timeout,
+    at_least,
+    at_most,
+    seconds,
+    size_in_bytes,
+    spelled_duration,
+    spelled_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +94,11 @@ def test_a_duration_spelled_is_read_back_as_the_same(milliseconds: int) -> None:
 @given(st.integers(1, 2**50))
 def test_a_size_spelled_is_read_back_as_the_same(count: int) -> None:
     assert size_in_bytes(spelled_size(count)) == count
+
+
+def test_a_limit_on_a_duration_is_said_as_it_is_written() -> None:
+    between = TypeAdapter(Annotated[Timeout, at_least("5s"), at_most("7d")])
+    assert [between.validate_python(text) for text in ("5s", "7d")] == [5.0, 604800.0]
+    for text, message in (("4s", "must be at least 5s"), ("7d1s", "must be at most 7d")):
+        with pytest.raises(ValidationError, match=message):
+            between.validate_python(text)

@@ -1,6 +1,10 @@
-import pytest
+import math
+import zoneinfo
 
-from config.fields import api_url, base_url, looks_secret, split_command
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from config.fields import FilePath, Idle, TimeZone, api_url, base_url, looks_secret, split_command
 from config.scalars import FilledText
 
 
@@ -82,3 +86,55 @@ def test_an_open_quote_is_refused() -> None:
 def test_secret_names_are_told_from_others() -> None:
     assert all(map(looks_secret, ["HF_TOKEN", "OPENAI_API_KEY", "db_password", "--api-key"]))
     assert not any(map(looks_secret, ["VLLM_CPU_KVCACHE_SPACE", "--port"]))
+
+
+IDLE = TypeAdapter(Idle)
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "spelled"),
+    [
+        ("90s", 90.0, "1m30s"),
+        (90, 90.0, "1m30s"),
+        ("never", math.inf, "never"),
+        ("clamped", "clamped", "clamped"),
+        (FilledText("ski_rental"), "ski_rental", "ski_rental"),
+        ("empirical", "empirical", "empirical"),
+    ],
+)
+def test_idle_is_a_duration_never_or_a_rule(written: object, read: object, spelled: str) -> None:
+    value = IDLE.validate_python(written)
+    assert value == read
+    assert type(value) in (float, str)
+    assert IDLE.dump_python(value, mode="json") == spelled
+
+
+@pytest.mark.parametrize("written", ["", "Clamped", "0s", -1, True, None, [], "fixed"])
+def test_idle_that_is_neither_is_refused(written: object) -> None:
+    with pytest.raises(ValidationError):
+        IDLE.validate_python(written)
+
+
+def test_time_zones_are_those_of_the_tz_database() -> None:
+    zone = TypeAdapter(TimeZone)
+    assert zone.validate_python("Europe/Berlin") == "Europe/Berlin"
+    for wrong in ("", "Europe", "../../etc/passwd", "/etc/localtime", "x" * 5000, "a\0b", "é"):
+        with pytest.raises(ValidationError, match="is no time zone"):
+            zone.validate_python(wrong)
+
+
+def test_a_time_zone_does_not_need_a_database_of_the_system() -> None:
+    zoneinfo.ZoneInfo.clear_cache()
+    zoneinfo.reset_tzpath(to=[])
+    try:
+        assert TypeAdapter(TimeZone).validate_python("Pacific/Chatham") == "Pacific/Chatham"
+    finally:
+        zoneinfo.reset_tzpath()
+
+
+def test_the_path_of_a_file_is_text() -> None:
+    path = TypeAdapter(FilePath)
+    assert path.validate_python("state.db") == "state.db"
+    for wrong in ("", "a\0b"):
+        with pytest.raises(ValidationError, match="must be the path of a file"):
+            path.validate_python(wrong)

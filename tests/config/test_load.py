@@ -77,7 +77,7 @@ def test_parse_reports_all_mistakes_at_once_sorted_by_place() -> None:
         " write {{modle}} for the characters themselves",
         "f.yaml:16:7: unknown key 'idel' in models.b.cold; did you mean 'idle'?",
         "f.yaml:17:13: models.b.cold.idle: '5 minutes' is not a duration; write a number and a"
-        " unit, such as 500ms, 10s, 5m, 2h or 1h30m",
+        " unit, such as 500ms, 10s, 5m, 2h or 1h30m; or one of clamped, empirical, ski_rental",
         "f.yaml:18:7: models.b.cold: max_instances 3 needs max_concurrency, the most requests at"
         " a time to one server: without it nothing says when another one is needed",
         "f.yaml:19:16: models.b.cold.env.A: must be text; put quotes around it",
@@ -159,8 +159,9 @@ def test_parse_reports_all_mistakes_at_once_sorted_by_place() -> None:
         ),
         (
             f"version: 1\n{MODEL}    qqqqqqq: 1",
-            "5:5: unknown key 'qqqqqqq' in models.a; known keys are aliases, api, cold, fallback,"
-            " hot, keepalive, max_wait, price, queue, retries, served_as, stream_usage, timeouts",
+            "5:5: unknown key 'qqqqqqq' in models.a; known keys are aliases, api, budget, cold,"
+            " delay_hour, fallback, hot, keepalive, max_wait, overflow, placement, price, priority,"
+            " queue, retries, served_as, stream_usage, timeouts",
         ),
     ],
 )
@@ -268,6 +269,9 @@ KEYS = sorted(
     {"version", "models", "server", "defaults", "admin", "a", "b", "<<", "urls", "url"}
     | {"hot", "cold", "api", "command", "env", "idle", "queue", "timeouts", "aliases"}
     | {"fallback", "price", "input", "key", "port", "max_body", "max_instances", "keepalive"}
+    | {"overflow", "placement", "pin", "class", "p99_wait", "cold_below_qps", "hot_above_qps"}
+    | {"budget", "usd_per_day", "gpu_hour", "device", "devices", "memory", "host_memory", "for"}
+    | {"start_time", "p50", "p90", "sleep", "level_1", "level_2", "share", "wake", "warm", "at"}
 )
 SCALARS = st.one_of(
     st.none(),
@@ -275,7 +279,9 @@ SCALARS = st.one_of(
     st.integers(),
     st.floats(),
     st.text(max_size=12),
-    st.sampled_from(["a", "b", "http://h/v1", "5m", "never", "${env.A}", "${env.", "{port}", "'"]),
+    st.sampled_from(
+        ["a", "b", "http://h/v1", "5m", "never", "api", "1GiB", "${env.A}", "${env.", "{port}", "'"]
+    ),
 )
 TREES = st.recursive(
     SCALARS,

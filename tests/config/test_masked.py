@@ -48,3 +48,51 @@ def test_masked_gives_what_holds_for_each_model() -> None:
         "total": "never",
     }
     assert settings["retries"] == 2
+
+
+PLANNED = """
+version: 1
+store: {path: state.db}
+budget: {usd_per_day: 50}
+devices: {gpu0: {memory: 80GiB}}
+defaults: {placement: {class: batch}}
+models:
+  a:
+    placement: {dwell: 1h}
+    cold:
+      command: run {port}
+      gpu_hour: 2.5
+      device: gpu0
+      memory: 40GiB
+      start_time: {p50: 20s, p90: 40s}
+      sleep: {level_1: {share: 0.1, wake: 2s}}
+      warm: [{at: "Mon-Wed 8:30", tz: Europe/Berlin, for: 90m}]
+  b: {api: {url: http://h/v1}}
+"""
+
+
+def test_masked_is_what_a_file_may_say() -> None:
+    out = masked(parse(PLANNED, "f", {}))
+    for model in out["models"].values():
+        del model["settings"]
+    again = parse(json.dumps(out), "f", {})
+    assert again == parse(PLANNED, "f", {})
+    assert out["store"] == {"path": "state.db", "requests": "14d"}
+    cold = out["models"]["a"]["cold"]
+    assert cold["warm"] == [{"at": "Mon,Tue,Wed 08:30", "tz": "Europe/Berlin", "for": "1h30m"}]
+    assert cold["idle"] == "clamped"
+
+
+def test_masked_leaves_out_maps_in_which_nothing_is_set() -> None:
+    out = masked(parse(PLANNED, "f", {}))
+    plain = out["models"]["b"]
+    assert not {"placement", "budget", "queue", "timeouts", "keepalive"} & plain.keys()
+    assert out["defaults"] == {"placement": {"class": "batch"}}
+    assert "budget" not in masked(parse(TEXT, "f", {}))
+    assert "sleep" not in masked(parse(TEXT, "f", {}))["models"]["a"]["cold"]
+
+
+def test_masked_gives_the_placement_that_holds() -> None:
+    placement = masked(parse(PLANNED, "f", {}))["models"]["a"]["settings"]["placement"]
+    assert (placement["class"], placement["dwell"], placement["every"]) == ("batch", "1h", "5m")
+    assert "pin" not in placement
