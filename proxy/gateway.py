@@ -22,8 +22,11 @@ from policies import eviction
 from proxy.access_log import AccessLog
 from proxy.metrics import Metrics
 from router.journey import Router
+from router.measures import TICK_S, Measures
+from router.planners import Planners, recall
 from router.record import Record
 from router.request import Request
+from router.upkeep import Upkeep
 
 log = logging.getLogger("lamplighter.gateway")
 
@@ -75,8 +78,17 @@ class Gateway:
         self.path = os.fspath(watcher.path) if watcher is not None else None
         self.metrics = Metrics()
         self.metrics.build.labels(version("lamplighter")).set(1)
-        self.fleet = Fleet(launchers, self.clock, self._instance_changed, eviction=eviction)
-        self.router = Router(self.fleet, self.clock)
+        self.measures = Measures(self.clock, time.time(), self._row_dropped, self.metrics.gap)
+        self.planners = Planners(self.clock)
+        self.fleet = Fleet(
+            launchers,
+            self.clock,
+            self._instance_changed,
+            holding=self.planners.holding,
+            eviction=eviction,
+        )
+        self.router = Router(self.fleet, self.clock, self.planners, self._arrived)
+        self._upkeep = Upkeep(self.fleet, self.planners, self.clock, time.time, self._spent_usd)
         self.draining = False
         self._access_log = AccessLog()
         self.reload_status = ReloadStatus(time.time())
@@ -95,10 +107,20 @@ class Gateway:
         return self.fleet.snapshot.config if self._started else self._first_config
 
     async def start(self) -> None:
+        if self.owner is None:
+            await asyncio.to_thread(self.measures.open, self._first_config, self._store_failed)
+        self.measures.follow(self._first_config, worker=self.owner is not None)
+        self.planners.follow(self._first_config)
+        for name, planner in self.planners.items():
+            recall(planner, self.measures.demand[name])
         self.fleet.apply(self._first_config)
         self._started = True
+        self.metrics.watch_measures(self.measures)
         self.metrics.watch(self.fleet, self.in_flight, self.waiting)
         self.metrics.reload_done(ok=True)
+        if self.owner is None:
+            self._tasks.start(self._measure(), "measure")
+            self._tasks.start(self._upkeep.run(), "upkeep")
         if self._watcher is not None:
             self._tasks.start(self._watch_file(self._watcher), "watch the configuration")
 
@@ -109,6 +131,8 @@ class Gateway:
         await self._tasks.close()
         async with self._reloading:
             await self.fleet.close(drain_within_s=0.0)
+        self.measures.tick(time.time(), self.metrics.api_pico())
+        await asyncio.to_thread(self.measures.close)
 
     @property
     def calls(self) -> int:
@@ -125,8 +149,16 @@ class Gateway:
         """A call has ended: count it, and log it without a word of what was said."""
         self.leave(call)
         record.ended_s = self.clock()
+        if record.model:
+            self.measures.finished(record)
+            self.planners.finished(record)
         self.metrics.observe(record)
         self._access_log.write(record)
+
+    def _arrived(self, record: Record) -> None:
+        self.metrics.arrived(record)
+        self.measures.arrived(record)
+        self.planners.arrived(record)
 
     def in_flight(self, model: str) -> int:
         """Requests of a model at its servers now, from all processes of this gateway."""
@@ -189,6 +221,8 @@ class Gateway:
             try:
                 config = await asyncio.to_thread(load, self._watcher.path, self._env)
                 status.notes = _needs_restart(self.config, config)
+                self.measures.follow(config)
+                self.planners.follow(config)
                 self.fleet.apply(config)
                 self.on_change(config)
             except ConfigError as error:
@@ -215,9 +249,33 @@ class Gateway:
             if await asyncio.to_thread(watcher.changed):
                 await self.reload()
 
+    # --- measuring ------------------------------------------------------------------------------
+
     def _instance_changed(self, model: str, instance: Instance, state: State) -> None:
         log.info("instance %s is %s", instance.id, state.value)
-        self.metrics.instance_changed(model, instance, state)
+        self.planners.instance_changed(model, instance, state)
+        stages = self.measures.instance_changed(model, instance, state)
+        self.metrics.instance_changed(model, state, stages)
+
+    def _spent_usd(self, model: str | None) -> float:
+        return self.measures.spend.today_usd(model)
+
+    async def _measure(self) -> None:
+        while True:
+            self.measures.tick(time.time(), self.metrics.api_pico())
+            if self.measures.sample_due:
+                self.measures.sample(time.time(), self.metrics.totals(), self._elsewhere)
+            await asyncio.sleep(TICK_S)
+
+    def _elsewhere(self, model: str) -> int:
+        return sum(self.elsewhere(model))
+
+    def _row_dropped(self) -> None:
+        self.metrics.rows_dropped.at().value += 1
+
+    def _store_failed(self) -> None:
+        """Called in any thread, by one at a time."""
+        self.metrics.store_errors.at().value += 1
 
 
 async def _nothing() -> None:
@@ -230,4 +288,6 @@ def _needs_restart(old: Config, new: Config) -> list[str]:
     changed = [f"server.{k}" for k in fixed if getattr(old.server, k) != getattr(new.server, k)]
     if old.admin != new.admin:
         changed.append("admin.key")
+    if old.store.path != new.store.path:
+        changed.append("store.path")
     return [f"{key} changes only at the next start" for key in changed]
