@@ -93,7 +93,7 @@ class Sleep(Part):
 
 
 class Sleeps(Part):
-    """vLLM's sleep mode: --enable-sleep-mode in the command, VLLM_SERVER_DEV_MODE=1 in env."""
+    """vLLM's sleep mode; the command must have --enable-sleep-mode in it."""
 
     level_1: Sleep | None = Field(
         default=None, description="Weights in host memory: wakes in seconds."

@@ -400,6 +400,11 @@ def test_a_price_from_the_environment_is_a_price(gpu_hour: str, count: int) -> N
     assert len(mistakes(f"models: {{a: {{{text}}}}}", {"P": "2", "ZERO": "0"})) == count
 
 
+def test_of_a_price_in_what_cannot_be_read_nothing_is_said() -> None:
+    text = "models: {a: {budget: {usd_per_day: 5}, cold: '${env.NONE}'}}"
+    assert [line[:32] for line in mistakes(text)] == ["2:46: environment variable NONE "]
+
+
 @pytest.mark.parametrize("written", ["0", "-1", "x"])
 def test_a_budget_is_more_than_nothing(written: str) -> None:
     found = of_model(f"budget: {{usd_per_day: {written}}}, cold: {{{COLD}, gpu_hour: 1}}")

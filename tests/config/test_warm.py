@@ -140,6 +140,13 @@ def test_a_stay_of_a_week_that_began_eight_calendar_days_ago_still_holds() -> No
     assert days_and_time("Sun 23:30").covers(now_s, BERLIN, WEEK_S)
 
 
+def test_a_stay_of_less_than_a_day_that_began_the_day_before_yesterday_still_holds() -> None:
+    begin_s = epoch(BERLIN, 2026, 3, 28, 23, 45)
+    end_s = epoch(BERLIN, 2026, 3, 30, 0, 15)
+    assert end_s - begin_s == 23.5 * 3600
+    assert edges("Sat 23:45", BERLIN, 23.5 * 3600, begin_s, end_s) == IN_AND_OUT
+
+
 def test_a_stay_of_a_week_that_begins_every_week_holds_always() -> None:
     when = days_and_time("Thu 12:00")
     begin_s = epoch(BERLIN, 2026, 6, 4, 12, 0)
