@@ -221,6 +221,7 @@ class Measures:
         elif not self.store.behind:
             for amount in self.spend.take_unsaved():
                 self.store.spent(amount)
+            self.store.hurry()
 
     @property
     def sample_due(self) -> bool:

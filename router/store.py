@@ -151,7 +151,8 @@ class Store:
         self._failing = False
         self._batch: _Batch | None = None  # what could not be written
         self._tidy_at_s = 0.0
-        self._ending = threading.Event()
+        self._wake = threading.Event()
+        self._ending = False
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
 
     # --- for the event loop ---------------------------------------------------------------------
@@ -182,6 +183,10 @@ class Store:
 
     def spent(self, amount: Amount) -> None:
         self._facts.append((_AMOUNT, structs.astuple(amount)))
+
+    def hurry(self) -> None:
+        """Have the thread write what was noted now, and not in a second."""
+        self._wake.set()
 
     # --- blocking, for the thread or for whoever has time ---------------------------------------
 
@@ -242,7 +247,8 @@ class Store:
 
     def close(self) -> None:
         """Write what waits and close the file; gives up on a file that cannot be written."""
-        self._ending.set()
+        self._ending = True
+        self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(CLOSE_WITHIN_S)
             if self._thread.is_alive():
@@ -254,7 +260,9 @@ class Store:
         self._leave()
 
     def _run(self) -> None:
-        while not self._ending.wait(WRITE_EVERY_S):
+        while not self._ending:
+            self._wake.wait(WRITE_EVERY_S)
+            self._wake.clear()
             while self.write() and len(self.rows) > AT_ONCE:
                 pass
             if time.monotonic() >= self._tidy_at_s:

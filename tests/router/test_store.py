@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from router import store as module
 from router.spend import Amount
 from router.store import GAPS_KEPT, STARTS_KEPT, KeptHour, Row, Store, StoreError, Transition
+from tests.gateway import eventually
 
 ROW = Row(
     1000.0, "m", 5, 7, 2, "high", 30.0, 2.5, "cold", True, 1.5, 2.0, 0.25, "ok", "m", "off: start"
@@ -85,12 +86,19 @@ def test_what_was_written_is_read_back(path: str, errors: Errors) -> None:
     assert errors.count == 0
 
 
-def test_thread_writes_within_its_second_and_at_the_end(path: str, errors: Errors) -> None:
-    store = opened(path, errors)
+@pytest.mark.parametrize("hurried", [True, False])
+def test_thread_writes_when_told_by_itself_and_at_the_end(
+    path: str, errors: Errors, hurried: bool
+) -> None:
+    store = opened(path, errors, keep_s=1e12)
     store.begin()
     fill(store)
+    if hurried:
+        store.hurry()
+    eventually(lambda: query(path, "SELECT count(*) FROM requests") == [(1,)])
+    fill(store)
     store.close()
-    assert query(path, "SELECT count(*) FROM requests") == [(1,)]
+    assert query(path, "SELECT count(*) FROM requests") == [(2,)]
 
 
 def test_files_are_for_their_user_only(path: str, errors: Errors) -> None:
