@@ -16,6 +16,7 @@ from proxy.cli import main
 from proxy.metrics import Metrics
 from proxy.tables import Counters, Histograms
 from router.errors import GatewayError
+from router.measures import Measures
 
 ROOT = Path(__file__).resolve().parents[2]
 API = (ROOT / "docs" / "api.md").read_text()
@@ -50,6 +51,7 @@ def families() -> list[Metric]:
     metrics = Metrics()
     fleet: Any = SimpleNamespace(snapshot=SimpleNamespace(backends={}))
     metrics.watch(fleet, lambda model: 0, lambda model: 0)
+    metrics.watch_measures(Measures(lambda: 0.0, 0.0))
     return list(metrics.registry.collect())
 
 

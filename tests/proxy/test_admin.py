@@ -19,6 +19,8 @@ ROUTES = [
     ("GET", "/admin/models/fake"),
     ("POST", "/admin/models/fake/start"),
     ("POST", "/admin/models/fake/stop"),
+    ("GET", "/admin/demand/fake"),
+    ("GET", "/admin/spend"),
     ("GET", "/admin/instances"),
     ("GET", "/admin/instances/x/log"),
     ("POST", "/admin/instances/x/stop"),
@@ -69,6 +71,7 @@ def test_admin_key_is_no_way_into_a_server(gateway: GatewayProcess, fakes: FakeS
     [
         ("GET", "/nothing", 404),
         ("GET", "/models/nothing", 404),
+        ("GET", "/demand/nothing", 404),
         ("POST", "/models/fake/start", 400),
         ("POST", "/models/fake/explode", 400),
         ("POST", "/instances/x/stop", 404),
