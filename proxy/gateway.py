@@ -262,10 +262,18 @@ class Gateway:
 
     async def _measure(self) -> None:
         while True:
-            self.measures.tick(time.time(), self.metrics.api_pico())
-            if self.measures.sample_due:
-                self.measures.sample(time.time(), self.metrics.totals(), self._elsewhere)
+            try:
+                self._measure_now()
+            except Exception:  # what follows from one wrong number is not that nothing is measured
+                log.exception("measuring failed")
             await asyncio.sleep(TICK_S)
+
+    def _measure_now(self) -> None:
+        self.measures.tick(time.time(), self.metrics.api_pico())
+        if self.measures.sample_due:
+            for model, planner in self.planners.items():
+                self.measures.demand[model].gaps.floor_s = planner.gaps.floor_s
+            self.measures.sample(time.time(), self.metrics.totals(), self._elsewhere)
 
     def _elsewhere(self, model: str) -> int:
         return sum(self.elsewhere(model))

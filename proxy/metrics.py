@@ -157,17 +157,17 @@ class Metrics:
     def totals(self) -> dict[str, Totals]:
         """What all processes have counted so far, by model."""
         arrivals: dict[str, dict[str, int]] = {}
-        for (model, priority), count in self.arrivals.sums().items():
-            arrivals.setdefault(model, {})[priority] = count.value
-        tokens = {labels: count.value for labels, count in self.tokens.sums().items()}
+        for (model, priority), count in self.arrivals.first_sums().items():
+            arrivals.setdefault(model, {})[priority] = int(count)
+        tokens = self.tokens.first_sums()
         busy_s: dict[str, float] = {}
-        for (model, _), found in self.duration.sums().items():
-            busy_s[model] = busy_s.get(model, 0.0) + found.total
+        for (model, _), seconds in self.duration.first_sums().items():
+            busy_s[model] = busy_s.get(model, 0.0) + seconds
         return {
             model: Totals(
                 by_priority,
-                tokens.get((model, "input"), 0),
-                tokens.get((model, "output"), 0),
+                int(tokens.get((model, "input"), 0)),
+                int(tokens.get((model, "output"), 0)),
                 busy_s.get(model, 0.0),
             )
             for model, by_priority in arrivals.items()
@@ -176,7 +176,7 @@ class Metrics:
     def api_pico(self) -> dict[str, int]:
         """What outside APIs charged so far, in picodollars by model, in all processes."""
         (charged,) = self._unshown
-        return {model: count.value for (model,), count in charged.sums().items()}
+        return {model: int(pico) for (model,), pico in charged.first_sums().items()}
 
     def observe(self, record: Record) -> None:
         """Count one finished request."""

@@ -96,6 +96,14 @@ class Table(Collector, Generic[Cell]):
             sums.setdefault(tuple(labels), self._new()).add(numbers)
         return sums
 
+    def first_sums(self) -> dict[tuple[str, ...], float]:
+        """The same of a counter's count or a histogram's sum alone, which is much cheaper."""
+        sums: dict[tuple[str, ...], float] = {}
+        for labels, numbers in [*self.dump(), *chain.from_iterable(self._elsewhere.values())]:
+            labels = tuple(labels)
+            sums[labels] = sums.get(labels, 0) + numbers[0]
+        return sums
+
 
 class Counters(Table[Count]):
     """The counters of one name."""

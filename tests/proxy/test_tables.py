@@ -60,3 +60,14 @@ def test_histograms_of_workers_are_added_bucket_by_bucket() -> None:
     assert found["h_bucket[('le', '0.01'), ('m', 'x')]"] == 2
     assert found["h_count[('m', 'x')]"] == 4
     assert found["h_sum[('m', 'x')]"] == pytest.approx(10.02)
+
+
+def test_first_sums_are_the_counts_and_the_sums_of_all_processes() -> None:
+    counts, times = Counters("c", "Text", ["m"]), Histograms("h", "Text", ["m"], BOUNDS)
+    for table in (counts, times):
+        for worker in (1, 2):
+            table.learn(worker, [(("x",), [2.5, 1, 0, 0, 0])])
+    counts.at("x").value += 1
+    times.at("y").observe(0.25)
+    assert counts.first_sums() == {("x",): 6.0}
+    assert times.first_sums() == {("x",): 5.0, ("y",): 0.25}
