@@ -107,28 +107,43 @@ def _cold_and_others(
 ) -> list[Step]:
     others = _others(cold, api, terms)
     if cold is None or cold.refusing_for_s > 0:
-        return [_because(step, _why_others(hot, cold)) for step in others]
+        only_api = hot is None and cold is None
+        why = "nothing of its own is configured" if only_api else "nothing of its own can answer"
+        return [_because(kind, why) for kind in others]
     if cold.free >= 1:
-        return [Step("cold", True, _why_ready(hot, cold)), *others]
-    if terms.placement == "api" and others:
+        return [Step("cold", True, _why_ready(hot, cold)), *map(_because, others)]
+    if terms.placement == "api" and "api" in others:
         why = "the outside API is cheaper at this demand"
-        return [*(_because(step, why) for step in others), Step("cold", True, _why_cold(hot, cold))]
+        return [*(_because(kind, why) for kind in others), _cold(hot, cold)]
     if cold.eta_s <= terms.left_s or not others or cold.ready:
-        return [Step("cold", True, _why_hold(hot, cold, terms)), *others]
-    start, why = _rent_or_buy(cold, api if others[0].kind == "api" else None, terms)
-    begun = [Step(step.kind, step.wait, why, start) for step in others]
-    return [*begun, Step("cold", True, _why_cold(hot, cold))]
+        return [Step("cold", True, _why_hold(hot, cold, terms)), *map(_because, others)]
+    start, why = _rent_or_buy(cold, api if "api" in others else None, terms)
+    return [*(_because(kind, why, start) for kind in others), _cold(hot, cold)]
 
 
-def _others(cold: ColdState | None, api: ApiState | None, terms: Terms) -> list[Step]:
-    """Who else could answer; near the budget nobody who has to be paid, if one can wait."""
-    steps = []
-    saving = terms.allowance.stance != "normal" and cold is not None and cold.refusing_for_s <= 0
-    if api is not None and api.healthy and not saving:
-        steps.append(Step("api", False, "overflow to the outside API"))
+def _others(cold: ColdState | None, api: ApiState | None, terms: Terms) -> list[Kind]:
+    """Who else could answer.
+
+    Near the budget the API only when it is all that there is, or what the model is placed at.
+    """
+    kinds: list[Kind] = []
+    startable = cold is not None and cold.refusing_for_s <= 0
+    avoided = terms.allowance.stance != "normal" and startable and terms.placement != "api"
+    if api is not None and api.healthy and not avoided:
+        kinds.append("api")
     if terms.overflow:
-        steps.append(Step("overflow", False, "overflow to another model that is ready"))
-    return steps
+        kinds.append("overflow")
+    return kinds
+
+
+def _because(kind: Kind, why: str = "", start: bool | None = None) -> Step:
+    """A step to somebody else."""
+    to = "to the outside API" if kind == "api" else "to another model that is ready"
+    return Step(kind, False, f"{to}: {why}" if why else to, start)
+
+
+def _cold(hot: HotState | None, cold: ColdState) -> Step:
+    return Step("cold", True, _why_cold(hot, cold))
 
 
 def _rent_or_buy(cold: ColdState, api: ApiState | None, terms: Terms) -> tuple[bool, str]:
@@ -147,10 +162,6 @@ def _rent_or_buy(cold: ColdState, api: ApiState | None, terms: Terms) -> tuple[b
     if spent_usd >= terms.start_usd:
         return True, f"{late}; {worth}: start"
     return False, f"{late}; {worth}: do not start yet"
-
-
-def _because(step: Step, reason: str) -> Step:
-    return Step(step.kind, step.wait, reason, step.start)
 
 
 def _why_hold(hot: HotState | None, cold: ColdState, terms: Terms) -> str:
@@ -176,9 +187,3 @@ def _why_cold(hot: HotState | None, cold: ColdState) -> str:
     if cold.starting:
         return f"{_instead(hot)}an instance is starting"
     return f"{_instead(hot)}{'asleep: wake it' if cold.asleep else 'off: start an instance'}"
-
-
-def _why_others(hot: HotState | None, cold: ColdState | None) -> str:
-    if hot is None and cold is None:
-        return "only an outside API is configured"
-    return "overflow to the outside API when nothing of our own can answer"

@@ -3,29 +3,33 @@
 Every two neighbouring rungs of a ladder are a ski rental of their own with break-even time B: the
 seconds of holding the upper one that cost as much as waking from the lower one. The cost of a
 descent is the sum over these pairs, so each pair's threshold is chosen alone; because break-even
-times ascend along a ladder, so do the thresholds.
+times ascend along a ladder, so do the cheapest thresholds.
 
 Rules:
   fixed       down after a stated time.
   ski_rental  down at B: never more than twice the cost of one who knows the future.
   empirical   the threshold that would have been cheapest over the last gaps; B until ten are known.
-  clamped     the default: the empirical threshold within [floor, 4 B], and only while it has
-              earned it: over the last gaps it saves at least three wakes against B, and what it
-              ever lost against B is no more than twenty wakes. Else B.
-              So it costs at most twice the clairvoyant plus (20 + 5) wakes, whatever comes.
+  clamped     the default: the empirical threshold within [floor, 4 B] where it has earned it, by
+              saving at least three wakes against B over the last gaps; else B. All thresholds are
+              B while the credit is used up: it begins with twenty wakes from the last rung, and
+              each gap adds twice what the clairvoyant would have paid and takes what it has cost.
+              So it costs at most twice the clairvoyant plus (20 + 3) wakes, whatever comes.
 
 Clamping the threshold itself to [B/2, 2B] was measured first and costs a sparse model up to 55 %
 over the clairvoyant, this 16 % (docs/placement.md).
 """
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 from zlib import crc32
 
 from msgspec import Struct
 
 from policies.gaps import Gaps
-from policies.rungs import Descent, Ladder, Rung, RungName, break_even_s
+from policies.rungs import Descent, Ladder, RungName, break_even_s, gap_usd, least_usd
 
 Rule = Literal["clamped", "empirical", "ski_rental"]
 
@@ -36,112 +40,119 @@ EARNED_WAKES = 3.0
 CREDIT_WAKES = 20.0
 LEARN_EVERY = 8  # gaps, once these are many: learning costs 20 us
 LEARN_EACH_UNTIL = 64  # gaps
+SAME = 1e-12  # a smaller relative difference is rounding
 
 
-class Shadow(Struct):
-    """What the learned thresholds of one pair of rungs have cost so far, beside always B.
+class Threshold(Struct, frozen=True):
+    """When to go down to `lower`; `earned`: by what was learned, and not just at break-even."""
 
-    Costs are in wakes, so that a change of prices does not change what was learned.
+    lower: RungName
+    after_s: float
+    b_s: float
+    earned: bool = False
+
+
+class Learned:
+    """What a model's gaps have taught `clamped`, and whether that may still be trusted.
+
+    `credit` is in wakes, so that a change of prices does not change what was learned.
     """
 
-    learned: float = 0.0
-    break_even: float = 0.0
-    threshold_s: float = 0.0
-    b_s: float = 0.0
-    learn_at: int = 0  # gaps seen
+    def __init__(self) -> None:
+        self.credit = CREDIT_WAKES
+        self._by_rung: dict[RungName, tuple[Threshold, int]] = {}  # and the gap of its next lesson
 
-    @property
-    def has_credit(self) -> bool:
-        return self.learned <= self.break_even + CREDIT_WAKES
+    def thresholds(self, rungs: Ladder, gaps: Gaps) -> Sequence[Threshold]:
+        """Those of `clamped`; learned anew every few gaps, and when prices have moved."""
+        if self.credit < 0:
+            return break_evens(rungs)
+        return [self._threshold(at_b, gaps) for at_b in break_evens(rungs)]
 
-    def learned_s(self, b_s: float, gaps: Gaps) -> float:
-        """The learned threshold; learned anew every few gaps, and when B has moved."""
-        if gaps.seen >= self.learn_at or b_s != self.b_s:
-            self.threshold_s, self.b_s = _learned_s(b_s, gaps), b_s
-            self.learn_at = gaps.seen + (1 if gaps.seen < LEARN_EACH_UNTIL else LEARN_EVERY)
-        return self.threshold_s
+    def _threshold(self, at_b: Threshold, gaps: Gaps) -> Threshold:
+        known, next_at = self._by_rung.get(at_b.lower, (at_b, 0))
+        if gaps.seen >= next_at or known.b_s != at_b.b_s:
+            known = _lesson(at_b, gaps)
+            next_at = gaps.seen + (1 if gaps.seen < LEARN_EACH_UNTIL else LEARN_EVERY)
+            self._by_rung[at_b.lower] = known, next_at
+        return known
 
-    def saw(self, gap_s: float, learned_s: float, b_s: float) -> None:
-        """Count one gap for both."""
-        self.learned += (gap_s if gap_s <= learned_s else learned_s + b_s) / b_s
-        self.break_even += gap_s / b_s if gap_s <= b_s else 2.0
+    def saw(self, rungs: Ladder, gaps: Gaps, gap_s: float) -> None:
+        """Count a gap by what was known before it; call it before `gaps.add`."""
+        if len(rungs) < 2 or gap_s <= floor_s(rungs) or rungs[-1].wake_usd <= 0:
+            return
+        paid_usd = gap_usd(rungs, _steps(self.thresholds(rungs, gaps)), gap_s)
+        self.credit += (2 * least_usd(rungs, gap_s) - paid_usd) / rungs[-1].wake_usd
+
+
+@lru_cache(maxsize=256)  # asked at every gap, by a few ladders that seldom change
+def break_evens(rungs: Ladder) -> tuple[Threshold, ...]:
+    """Those of ski rental."""
+    pairs = ((lower.name, break_even_s(upper, lower)) for upper, lower in pairwise(rungs))
+    return tuple(Threshold(name, b_s, b_s) for name, b_s in pairs)
 
 
 def floor_s(rungs: Ladder) -> float:
     """The shortest gap that a rule learns from."""
-    if len(rungs) < 2:
-        return 0.0
-    b_s = break_even_s(rungs[0], rungs[1])
-    return FLOOR_SHARE * b_s if math.isfinite(b_s) else 0.0
+    return FLOOR_SHARE * break_even_s(rungs[0], rungs[1]) if len(rungs) > 1 else 0.0
 
 
 def fixed(rungs: Ladder, idle_s: float) -> Descent:
     """Straight to the last rung after a stated time; `inf` for never."""
-    if math.isinf(idle_s) or len(rungs) < 2:
-        return Descent((), "is kept: idle: never")
-    return Descent(((idle_s, rungs[-1].name),), f"idle for {idle_s:g} s, as configured")
+    if math.isinf(idle_s):
+        return Descent((), "is kept, as configured")
+    return Descent(((idle_s, rungs[-1].name),), f"{rungs[-1].name} after {idle_s:g} s, as configured")
 
 
-def descend(rule: Rule, rungs: Ladder, gaps: Gaps, shadows: "Shadows") -> Descent:
+def descend(rule: Rule, rungs: Ladder, gaps: Gaps, learned: Learned) -> Descent:
     """The thresholds for the next gap, by one of the rules that weigh."""
-    steps: list[tuple[float, RungName]] = []
-    reasons: list[str] = []
-    for upper, lower in zip(rungs, rungs[1:], strict=False):
-        b_s = break_even_s(upper, lower)
-        if math.isinf(b_s):
-            break
-        after_s, why = _threshold(rule, b_s, gaps, shadows.at(upper, lower))
-        if steps and steps[-1][0] >= after_s:  # rounding, or a floor: straight past this rung
-            steps.pop()
-        steps.append((after_s, lower.name))
-        reasons.append(f"{lower.name} after {after_s:.3g} s ({why})")
-    return Descent(tuple(steps), "; ".join(reasons) or "is kept: going down saves nothing")
-
-
-class Shadows:
-    """The shadows of a ladder's pairs of rungs, by their names."""
-
-    def __init__(self) -> None:
-        self._by_pair: dict[tuple[str, str], Shadow] = {}
-
-    def at(self, upper: Rung, lower: Rung) -> Shadow:
-        pair = (upper.name, lower.name)
-        shadow = self._by_pair.get(pair)
-        if shadow is None:
-            shadow = self._by_pair[pair] = Shadow()
-        return shadow
-
-    def saw(self, rungs: Ladder, gaps: Gaps, gap_s: float) -> None:
-        """Count a gap, by what was known before it; call it before `gaps.add`."""
-        for upper, lower in zip(rungs, rungs[1:], strict=False):
-            b_s = break_even_s(upper, lower)
-            if 0 < b_s < math.inf and gap_s > FLOOR_SHARE * b_s:
-                shadow = self.at(upper, lower)
-                shadow.saw(gap_s, shadow.learned_s(b_s, gaps), b_s)
-
-
-def _threshold(rule: Rule, b_s: float, gaps: Gaps, shadow: Shadow) -> tuple[float, str]:
     if rule == "ski_rental":
-        return b_s, "the break-even of holding and waking"
-    if rule == "empirical":
-        if len(gaps) < KNOWN_ENOUGH:
-            return b_s, f"break-even: only {len(gaps)} gaps are known"
-        return _best_s(b_s, gaps, math.inf), f"cheapest over the last {len(gaps)} gaps"
-    if not shadow.has_credit:
-        return b_s, "break-even: learning has cost more than it saved"
-    learned_s = shadow.learned_s(b_s, gaps)
-    if learned_s == b_s:
-        return b_s, f"break-even: the last {len(gaps)} gaps tell of nothing much better"
-    return learned_s, f"cheapest over the last {len(gaps)} gaps; break-even is {b_s:.3g} s"
+        return _descent(break_evens(rungs), "the break-even of holding and waking")
+    if rule == "clamped":
+        why = f"break-even: the last {len(gaps)} gaps tell of nothing much better"
+        if learned.credit < 0:
+            why = "break-even: learning has cost more than it may"
+        return _descent(learned.thresholds(rungs, gaps), why, len(gaps))
+    if len(gaps) < KNOWN_ENOUGH:
+        return _descent(break_evens(rungs), f"break-even: only {len(gaps)} gaps are known")
+    best = [
+        Threshold(t.lower, _best_s(t.b_s, gaps, math.inf), t.b_s, True) for t in break_evens(rungs)
+    ]
+    return _descent(best, "", len(gaps))
 
 
-def _learned_s(b_s: float, gaps: Gaps) -> float:
+def _descent(thresholds: Sequence[Threshold], why_b: str, known: int = 0) -> Descent:
+    """With reasons: `why_b` for thresholds at break-even, the `known` gaps for the others."""
+    steps = _steps(thresholds)
+    by_rung = {t.lower: t for t in thresholds}
+    reasons = []
+    for after_s, name in steps:
+        why, b_s = why_b, by_rung[name].b_s
+        if by_rung[name].earned or after_s != b_s:
+            why = f"cheapest over the last {known} gaps; break-even is {b_s:.3g} s"
+        reasons.append(f"{name} after {after_s:.3g} s ({why})")
+    return Descent(tuple(steps), "; ".join(reasons) or "is kept: there is nothing below")
+
+
+def _steps(thresholds: Sequence[Threshold]) -> list[tuple[float, RungName]]:
+    """Ascending: where two cross, the one that earned its place tells when to go down both."""
+    steps: list[tuple[float, RungName]] = []
+    for threshold in thresholds:
+        after_s = threshold.after_s
+        while steps and steps[-1][0] >= after_s:
+            before_s, _ = steps.pop()
+            after_s = after_s if threshold.earned else before_s
+        steps.append((after_s, threshold.lower))
+    return steps
+
+
+def _lesson(at_b: Threshold, gaps: Gaps) -> Threshold:
     """The empirical optimum within the band, if it saves enough against B; else B."""
-    if not len(gaps):
-        return b_s
+    b_s = at_b.b_s
     best_s = _best_s(b_s, gaps, LONGEST_HOLD * b_s)
     saved_s = _cost_s(b_s, b_s, gaps) - _cost_s(best_s, b_s, gaps)
-    return best_s if saved_s >= EARNED_WAKES * b_s else b_s
+    if saved_s < EARNED_WAKES * b_s or not len(gaps):
+        return at_b
+    return Threshold(at_b.lower, best_s, b_s, True)
 
 
 def _cost_s(after_s: float, b_s: float, gaps: Gaps) -> float:
@@ -168,7 +179,7 @@ def _best_s(b_s: float, gaps: Gaps, longest_s: float) -> float:
             break
         held_s += gap_s
         cost_s = held_s + (count - n - 1) * (gap_s + b_s)
-        if cost_s < least_s - 1e-9:
+        if cost_s < least_s * (1 - SAME):
             best_s, least_s = gap_s, cost_s
     return best_s
 

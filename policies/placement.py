@@ -47,6 +47,14 @@ class Rules(Struct, frozen=True):
     dwell_s: float
 
 
+class _Wish(Struct, frozen=True):
+    """Where a rule would have the model; `urgent`: before its shortest stay is over."""
+
+    name: PlacementName
+    reason: str
+    urgent: bool = False
+
+
 def place(
     now: Placement,
     now_s: float,
@@ -56,52 +64,47 @@ def place(
 ) -> Placement:
     """The placement from now on; `prospects` has the ones that the model can have."""
     if rules.pin is not None:
-        return _move(now, now_s, rules.pin, "pinned by the configuration")
-    if rules.by_qps:
-        return _by_qps(now, now_s, prospects, qps, rules)
-    return _by_money(now, now_s, prospects, rules)
-
-
-def _move(now: Placement, now_s: float, to: PlacementName, reason: str) -> Placement:
-    return Placement(to, now.since_s if to == now.name else now_s, reason)
+        wish = _Wish(rules.pin, "pinned by the configuration", urgent=True)
+    elif rules.by_qps:
+        wish = _by_qps(now.name, prospects, qps, rules)
+    elif prospects:
+        wish = _by_money(now.name, prospects, rules)
+    else:
+        return now
+    if wish.name == now.name:
+        return Placement(now.name, now.since_s, wish.reason)
+    if now_s - now.since_s < rules.dwell_s and not wish.urgent:
+        early = f"it came here less than {rules.dwell_s:g} s ago"
+        return Placement(now.name, now.since_s, f"{wish.reason}; {early}")
+    return Placement(wish.name, now_s, wish.reason)
 
 
 def _by_qps(
-    now: Placement,
-    now_s: float,
-    prospects: Mapping[PlacementName, Prospect],
-    qps: float,
-    rules: Rules,
-) -> Placement:
+    now: PlacementName, prospects: Mapping[PlacementName, Prospect], qps: float, rules: Rules
+) -> _Wish:
     """The rule that people write by hand; between the two rates everything stays."""
     if qps > rules.hot_above_qps and "always_on" in prospects:
-        reason = f"{qps:.3g} requests/s, over {rules.hot_above_qps:g}"
-        return _move(now, now_s, "always_on", reason)
+        return _Wish("always_on", f"{qps:.3g} requests/s, over {rules.hot_above_qps:g}")
     if qps < rules.cold_below_qps and "on_demand" in prospects:
-        reason = f"{qps:.3g} requests/s, below {rules.cold_below_qps:g}"
-        return _move(now, now_s, "on_demand", reason)
-    return _move(now, now_s, now.name, f"{qps:.3g} requests/s, between the two rates")
+        return _Wish("on_demand", f"{qps:.3g} requests/s, below {rules.cold_below_qps:g}")
+    return _Wish(now, f"{qps:.3g} requests/s, between the two rates")
 
 
 def _by_money(
-    now: Placement, now_s: float, prospects: Mapping[PlacementName, Prospect], rules: Rules
-) -> Placement:
-    """The cheapest that meets the class; the fastest when none does."""
-    if not prospects:
-        return now
+    now: PlacementName, prospects: Mapping[PlacementName, Prospect], rules: Rules
+) -> _Wish:
+    """The cheapest that meets the class; the one that waits least when none does."""
     meeting = {n: p for n, p in prospects.items() if p.p99_wait_s <= rules.p99_wait_s}
     if not meeting:
         fastest = min(prospects, key=lambda n: prospects[n].p99_wait_s)
         reason = f"none keeps the p99 wait below {rules.p99_wait_s:g} s, this one waits least"
-        return _move(now, now_s, fastest, reason)
+        return _Wish(fastest, reason, urgent=now not in prospects)
     best = min(meeting, key=lambda n: meeting[n].total_usd_per_hour)
     costs = ", ".join(f"{n} {p.total_usd_per_hour:.3g}" for n, p in sorted(prospects.items()))
     reason = f"USD an hour, delay included: {costs}"
-    if best == now.name or now.name not in meeting:
-        return _move(now, now_s, best, reason)
-    if now_s - now.since_s < rules.dwell_s:
-        return _move(now, now_s, now.name, f"{reason}; it came here less than {rules.dwell_s:g} s")
-    saved = meeting[now.name].total_usd_per_hour - meeting[best].total_usd_per_hour
-    if saved <= rules.hysteresis * meeting[now.name].total_usd_per_hour:
-        return _move(now, now_s, now.name, f"{reason}; not worth a change")
-    return _move(now, now_s, best, reason)
+    if now not in meeting:
+        return _Wish(best, f"{reason}; {now} does not keep the p99 wait", urgent=True)
+    costs_usd = meeting[now].total_usd_per_hour
+    if costs_usd - meeting[best].total_usd_per_hour <= rules.hysteresis * costs_usd:
+        return _Wish(now, reason if best == now else f"{reason}; not worth a change")
+    return _Wish(best, reason)

@@ -4,7 +4,6 @@ Start `after_s` into the gap and hold for `hold_s` once ready, when over the las
 that this would have saved is worth more than the holding and the starts that served nobody.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
@@ -36,40 +35,48 @@ class Prices(Struct, frozen=True):
 def prestart(gaps: Gaps, off_after_s: float, prices: Prices) -> Prestart | None:
     """The best early start of a model that goes off `off_after_s` into a gap; None if none pays."""
     first = gaps.at_most(off_after_s)
-    longer = gaps.ascending[first:]
-    if len(longer) < KNOWN_ENOUGH or prices.start_s <= 0:
+    known = len(gaps) - first
+    if known < KNOWN_ENOUGH or prices.start_s <= 0 or prices.delay_usd_s <= 0:
         return None
     best_usd = EARNED_STARTS * prices.start_s * prices.hold_usd_s
     best: tuple[float, float] | None = None
-    for after_s, hold_s in _candidates(longer, off_after_s, prices.start_s):
-        saved_usd = _saved_usd(longer, after_s, hold_s, prices)
+    sums = gaps.sums()
+    for after_s, hold_s in _candidates(gaps.ascending[first:], off_after_s, prices.start_s):
+        saved_usd = _saved_usd(gaps, sums, after_s, hold_s, prices)
         if saved_usd > best_usd:
             best_usd, best = saved_usd, (after_s, hold_s)
     if best is None:
         return None
-    reason = f"it would have saved {best_usd:.3g} USD over the last {len(longer)} such gaps"
+    reason = f"it would have saved {best_usd:.3g} USD over the last {known} such gaps"
     return Prestart(*best, reason)
 
 
 def _candidates(
     longer: Sequence[float], off_after_s: float, start_s: float
 ) -> Iterator[tuple[float, float]]:
-    """Starts that are ready just before one of the arrivals that were seen."""
+    """Starts that are ready just before one of the arrivals that were seen.
+
+    Once ready it is idle anew and goes down by the same thresholds: no hold is shorter than that.
+    """
     stride = max(len(longer) // ANCHORS, 1)
     for arrival_s in longer[::stride]:
         after_s = max(arrival_s - start_s, off_after_s)
         for times in HOLDS:
-            yield after_s, times * start_s
+            yield after_s, max(times * start_s, off_after_s)
 
 
-def _saved_usd(longer: Sequence[float], after_s: float, hold_s: float, prices: Prices) -> float:
-    """Over the gaps: delay saved, less holding early, less the starts that served nobody."""
+def _saved_usd(
+    gaps: Gaps, sums: Sequence[float], after_s: float, hold_s: float, prices: Prices
+) -> float:
+    """Over the gaps: delay saved, less holding early, less the starts that served nobody.
+
+    Who comes while it starts saves what has passed of the start; who comes once it is ready all
+    of it, and pays for the holding. `sums` are those of `gaps`.
+    """
     ready_s = after_s + prices.start_s
-    until_s = ready_s + hold_s
-    begin, end = bisect_right(longer, after_s), bisect_right(longer, until_s)
-    saved_usd = 0.0
-    for gap_s in longer[begin:end]:
-        saved_usd += min(gap_s - after_s, prices.start_s) * prices.delay_usd_s
-        saved_usd -= max(gap_s - ready_s, 0.0) * prices.hold_usd_s
-    wasted_usd = (prices.start_s + hold_s) * prices.hold_usd_s
-    return saved_usd - (len(longer) - end) * wasted_usd
+    begin, ready, end = (gaps.at_most(t) for t in (after_s, ready_s, ready_s + hold_s))
+    met = end - ready
+    delay_s = sums[ready] - sums[begin] - (ready - begin) * after_s + met * prices.start_s
+    held_s = sums[end] - sums[ready] - met * ready_s
+    held_s += (len(gaps) - end) * (prices.start_s + hold_s)
+    return delay_s * prices.delay_usd_s - held_s * prices.hold_usd_s

@@ -57,16 +57,27 @@ def break_even_s(upper: Rung, lower: Rung) -> float:
     return max(lower.wake_usd - upper.wake_usd, 0.0) / saved_usd_s
 
 
-def gap_usd(rungs: Ladder, descent: Sequence[tuple[float, RungName]], gap_s: float) -> float:
-    """What one gap costs: holding on the way down, and the wake at its end."""
+def spend_gap(
+    rungs: Ladder, descent: Sequence[tuple[float, RungName]], gap_s: float
+) -> tuple[Rung, float]:
+    """The rung that the end of a gap meets, and the USD that holding has cost until then.
+
+    Who comes at the very moment of a step comes before it.
+    """
     by_name = {rung.name: rung for rung in rungs}
-    here, since_s, total_usd = rungs[0], 0.0, 0.0
+    here, since_s, held_usd = rungs[0], 0.0, 0.0
     for after_s, name in descent:
         if after_s >= gap_s:
             break
-        total_usd += here.hold_usd_s * (after_s - since_s)
+        held_usd += here.hold_usd_s * (after_s - since_s)
         here, since_s = by_name[name], after_s
-    return total_usd + here.hold_usd_s * (gap_s - since_s) + here.wake_usd
+    return here, held_usd + here.hold_usd_s * (gap_s - since_s)
+
+
+def gap_usd(rungs: Ladder, descent: Sequence[tuple[float, RungName]], gap_s: float) -> float:
+    """What one gap costs: holding on the way down, and the wake at its end."""
+    met, held_usd = spend_gap(rungs, descent, gap_s)
+    return held_usd + met.wake_usd
 
 
 def least_usd(rungs: Ladder, gap_s: float) -> float:

@@ -25,8 +25,7 @@ class SleepRung(Struct, frozen=True):
 class Economics(Struct, frozen=True):
     """Seconds and USD. `api_usd` is per input and per output token; None without a stated price.
 
-    `priced` says whether the price of a server is stated and not assumed; nothing is moved
-    between placements on an assumed price.
+    `priced` says whether the price of a server is stated and not assumed.
     """
 
     model: str
@@ -50,15 +49,17 @@ class Economics(Struct, frozen=True):
 
     @property
     def start_mean_s(self) -> float:
-        """Mean of a start as configured: the three points' halves, 40 % and last tenth."""
+        """Mean of a start as configured: half are taken as p50, the others as evenly between."""
         p50, p90, p99 = self.start_s
         return 0.5 * p50 + 0.4 * (p50 + p90) / 2 + 0.1 * (p90 + p99) / 2
 
     @property
     def prospective(self) -> tuple[PlacementName, ...]:
-        """The placements between which money can choose."""
+        """The placements between which its rule can choose; money cannot on an assumed price."""
         if not self.has_cold:
             return ()
+        if self.rules.by_qps:
+            return ("always_on", "on_demand")
         if not self.priced:
             return ("on_demand",)
         return ("always_on", "on_demand", *(("api",) if self.api_usd is not None else ()))

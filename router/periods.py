@@ -1,6 +1,6 @@
 """What a model's demand was, and what each placement would have cost at it.
 
-Demand is kept in periods, one from choice to choice; older ones weigh less.
+Demand is added up in periods, one from choice to choice; older ones weigh less.
 """
 
 from collections import deque
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from policies.placement import PlacementName, Prospect
-from policies.rungs import Ladder, Rung, RungName
+from policies.rungs import Ladder, Rung, RungName, spend_gap
 from router.economics import Economics
 
-HORIZON_S = 7 * 86400.0
+HORIZON_S = 7 * 86400.0  # of what is the highest; sums fade
 HALF_LIFE_S = 6 * 3600.0
 SLOW_SHARE = 0.01  # of requests that meet a wake, from which on the p99 wait is that of a wake
 
@@ -42,48 +42,43 @@ class Periods:
     def __init__(self, economics: Economics, now_s: float) -> None:
         self.economics = economics
         self.now = Period(now_s)
-        self._past: deque[Period] = deque()
+        self._last = Period(now_s)
+        self._sum = Period(now_s)  # of those that ended, as they weigh when the last one began
+        self._instances = _Highest()
+        self._delay_s = _Highest()
 
     def gap(self, gap_s: float, rungs: Ladder, steps: Sequence[tuple[float, RungName]]) -> Rung:
         """Add what a gap costs the device on demand; the rung that the arrival would have met."""
-        by_name = {rung.name: rung for rung in rungs}
-        here, since_s, usd = rungs[0], 0.0, 0.0
-        for after_s, name in steps:
-            if after_s >= gap_s:
-                break
-            usd += here.hold_usd_s * (after_s - since_s)
-            here, since_s = by_name[name], after_s
-        usd += here.hold_usd_s * (gap_s - since_s) + here.wake_s * self.economics.hold_usd_s
-        self.now.idle_usd += usd
-        if here.name != "hot":
+        met, held_usd = spend_gap(rungs, steps, gap_s)
+        self.now.idle_usd += held_usd + met.wake_s * self.economics.hold_usd_s
+        if met.name != "hot":
             self.now.slow += 1
-            self.now.delay_s += here.wake_s
-        return here
+            self.now.delay_s += met.wake_s
+        return met
 
     def busy(self, length_s: float, instances: int) -> None:
         self.now.busy_s += length_s * instances
         self.now.peak_instances = max(self.now.peak_instances, instances)
 
     def close(self, now_s: float) -> None:
-        """End the period; what is older than the horizon is forgotten."""
-        self.now.length_s = now_s - self.now.began_s
-        self._past.append(self.now)
-        while self._past[0].began_s < now_s - HORIZON_S:
-            self._past.popleft()
-        self.now = Period(now_s)
+        """End the period and begin the next one."""
+        self._last, self.now = self.now, Period(now_s)
+        self._last.length_s = now_s - self._last.began_s
+        self._add(self._last)
+        self._instances.add(now_s, self._last.peak_instances)
+        self._delay_s.add(now_s, self._last.longest_delay_s)
 
     def peak_instances(self) -> int:
         """Most servers that were needed at a time, as far back as is remembered."""
-        return max((period.peak_instances for period in (*self._past, self.now)), default=0)
+        return max(int(self._instances.value), self.now.peak_instances)
 
     def qps(self) -> float:
         """Requests per second in the last whole period."""
-        last = self._past[-1] if self._past else self.now
-        return last.requests / last.length_s if last.length_s else 0.0
+        return self._last.requests / self._last.length_s if self._last.length_s else 0.0
 
     def prospects(self) -> dict[PlacementName, Prospect]:
         """By placement; empty before the first period has ended."""
-        total = self._total()
+        total = self._sum
         if not total.length_s:
             return {}
         hold_usd_s = self.economics.hold_usd_s
@@ -93,7 +88,7 @@ class Periods:
         on_demand = Prospect(
             (total.busy_s * hold_usd_s + total.idle_usd) / hours,
             total.delay_s * self.economics.delay_usd_s / hours,
-            total.longest_delay_s if slow else 0.0,
+            self._delay_s.value if slow else 0.0,
         )
         return {
             "always_on": Prospect(always_on),
@@ -101,18 +96,35 @@ class Periods:
             "api": Prospect(total.api_usd / hours),
         }
 
-    def _total(self) -> Period:
-        """All periods as one, each weighed by half for every `HALF_LIFE_S` of its age."""
-        total = Period(0.0)
-        last_s = self._past[-1].began_s if self._past else 0.0
-        for period in self._past:
-            weight = 0.5 ** ((last_s - period.began_s) / HALF_LIFE_S)
-            total.length_s += weight * period.length_s
-            total.requests += weight * period.requests
-            total.busy_s += weight * period.busy_s
-            total.idle_usd += weight * period.idle_usd
-            total.slow += weight * period.slow
-            total.delay_s += weight * period.delay_s
-            total.api_usd += weight * period.api_usd
-            total.longest_delay_s = max(total.longest_delay_s, period.longest_delay_s)
-        return total
+    def _add(self, period: Period) -> None:
+        """Each period weighs half for every `HALF_LIFE_S` of its age."""
+        total = self._sum
+        weight = 0.5 ** ((period.began_s - total.began_s) / HALF_LIFE_S)
+        self._sum = Period(
+            period.began_s,
+            length_s=weight * total.length_s + period.length_s,
+            requests=weight * total.requests + period.requests,
+            busy_s=weight * total.busy_s + period.busy_s,
+            idle_usd=weight * total.idle_usd + period.idle_usd,
+            slow=weight * total.slow + period.slow,
+            delay_s=weight * total.delay_s + period.delay_s,
+            api_usd=weight * total.api_usd + period.api_usd,
+        )
+
+
+class _Highest:
+    """The highest of the values of the last `HORIZON_S`; 0 when there are none."""
+
+    def __init__(self) -> None:
+        self._falling: deque[tuple[float, float]] = deque()  # those with no higher one after them
+
+    @property
+    def value(self) -> float:
+        return self._falling[0][1] if self._falling else 0.0
+
+    def add(self, now_s: float, value: float) -> None:
+        while self._falling and self._falling[-1][1] <= value:
+            self._falling.pop()
+        self._falling.append((now_s, value))
+        while self._falling[0][0] < now_s - HORIZON_S:
+            self._falling.popleft()

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from policies.arrival import Priority, Terms
 from policies.budget import NORMAL, Allowance
 from policies.gaps import Gaps
-from policies.keep_alive import Shadows, descend, fixed, floor_s, jittered
+from policies.keep_alive import Learned, descend, fixed, floor_s, jittered
 from policies.placement import Placement, PlacementName, Prospect, place
 from policies.prestart import Prestart, Prices, prestart
-from policies.rungs import Descent, Ladder, Rung, RungName, ladder
+from policies.rungs import Descent, Ladder, Rung, RungName, break_even_s, ladder
 from policies.waiting import remaining_start_s
 from router.economics import Economics
 from router.periods import Periods
@@ -24,6 +24,7 @@ STARTS_TELL = 3  # measured ones, before they replace the configured distributio
 BYTES_PER_TOKEN = 4.0  # of English text, as tokenizers of today cut it
 OUTPUT_GUESS = 300.0  # tokens, before answers were counted
 OUTPUT_WEIGHT = 0.05  # of the last answer in the running mean
+RATE_OVER_S = 60.0  # the shortest time over which requests make a rate that servers must carry
 
 
 class Planner:
@@ -41,9 +42,11 @@ class Planner:
         self.idle_since_s: float | None = None
         self.wakes_s: dict[RungName, deque[float]] = {}  # "off" has the starts
         self.ladder: Ladder = ()  # the rungs that the server offers, at what they cost now
-        self._shadows = Shadows()
+        self._learned = Learned()
         self._busy_since_s = now_s
+        self._busy_requests = 0.0  # that came since
         self._descent: Descent | None = None
+        self._early: tuple[Prestart | None] | None = None  # None while it is not worked out
         self._price_rungs()
 
     def reconfigure(self, economics: Economics) -> None:
@@ -68,9 +71,10 @@ class Planner:
         """A request came, whoever serves it."""
         if not self.active:
             if self.idle_since_s is not None:
-                self._gap_ended(now_s - self.idle_since_s)
-            self._busy_since_s = now_s
+                self._gap_ended(max(now_s - self.idle_since_s, 0.0))
+            self._begin_busy(now_s)
         self.active += 1
+        self._busy_requests += 1
         self.periods.now.requests += 1
 
     def finished(self, now_s: float, input_tokens: float = 0.0, output_tokens: float = 0.0) -> None:
@@ -83,7 +87,7 @@ class Planner:
         self.periods.now.api_usd += self.api_usd(input_tokens, output_tokens)
         if not self.active:
             self.idle_since_s = now_s
-            self.periods.busy(now_s - self._busy_since_s, 1)
+            self._end_busy(now_s)
 
     def flowed(
         self,
@@ -99,10 +103,11 @@ class Planner:
         """
         if self.idle_since_s is not None:
             self._gap_ended(began_s - self.idle_since_s)
+        self._begin_busy(began_s)
+        self._busy_requests = requests
         self.periods.now.requests += requests
         self.periods.now.api_usd += self.api_usd(input_tokens, output_tokens)
-        length_s = ended_s - began_s
-        self.periods.busy(length_s, self.instances_for(requests / length_s))
+        self._end_busy(ended_s)
         self.idle_since_s = ended_s
 
     def woke(self, rung: RungName, took_s: float) -> None:
@@ -132,11 +137,11 @@ class Planner:
 
     def prestart(self) -> Prestart | None:
         """Whether to start again before the next arrival; counted from the same moment."""
-        facts, steps = self.economics, self.descent().steps
-        if not steps or steps[-1][1] != "off" or self.allowance.stance != "normal":
+        if self.placement.name != "on_demand" or self.allowance.stance != "normal":
             return None
-        prices = Prices(self.wake_mean_s("off"), facts.hold_usd_s, facts.delay_usd_s)
-        return prestart(self.gaps, steps[-1][0], prices)
+        if self._early is None:
+            self._early = (self._decide_prestart(),)
+        return self._early[0]
 
     def terms(self, left_s: float, priority: Priority, overflow: bool) -> Terms:
         """What weighs for a request that comes now."""
@@ -183,8 +188,8 @@ class Planner:
     def place(self, now_s: float) -> Placement:
         """Choose the placement anew; to be asked every `place_every_s`."""
         if self.active:
-            self.periods.busy(now_s - self._busy_since_s, 1)
-            self._busy_since_s = now_s
+            self._end_busy(now_s)
+            self._begin_busy(now_s)
         self.periods.close(now_s)
         prospects = self.prospects()
         rules = self.economics.rules
@@ -200,7 +205,7 @@ class Planner:
 
     def _price_rungs(self) -> None:
         facts = self.economics
-        self._descent = None
+        self._descent = self._early = None
         if not facts.has_cold:
             self.ladder = ()
             return
@@ -218,22 +223,41 @@ class Planner:
         return next((level.wake_s for level in self.economics.sleep if level.name == rung), 0.0)
 
     def _decide_descent(self) -> Descent:
-        facts = self.economics
-        if self.allowance.stance == "refusing":
+        facts, stance = self.economics, self.allowance.stance
+        if stance == "refusing":
             return Descent(((0.0, "off"),), self.allowance.reason)
-        if isinstance(facts.idle, float):
-            decided = fixed(self.ladder, facts.idle)
+        if not self.ladder:
+            return Descent((), "is not started on demand")
+        idle = facts.idle
+        if stance == "saving" and isinstance(idle, float):
+            idle = min(idle, break_even_s(self.ladder[0], self.ladder[-1]))
+        if isinstance(idle, float):
+            decided = fixed(self.ladder, idle)
         else:
-            decided = descend(facts.idle, self.ladder, self.gaps, self._shadows)
+            decided = descend(idle, self.ladder, self.gaps, self._learned)
         steps = tuple(
             (jittered(after_s, facts.jitter, facts.model, self.gaps.seen), rung)
             for after_s, rung in decided.steps
         )
         return Descent(steps, decided.reason)
 
+    def _decide_prestart(self) -> Prestart | None:
+        facts, steps = self.economics, self.descent().steps
+        if not steps or steps[-1][1] != "off":
+            return None
+        prices = Prices(self.wake_mean_s("off"), facts.hold_usd_s, facts.delay_usd_s)
+        return prestart(self.gaps, steps[-1][0], prices)
+
+    def _begin_busy(self, now_s: float) -> None:
+        self._busy_since_s, self._busy_requests = now_s, 0.0
+
+    def _end_busy(self, now_s: float) -> None:
+        length_s = now_s - self._busy_since_s
+        instances = self.instances_for(self._busy_requests / max(length_s, RATE_OVER_S))
+        self.periods.busy(length_s, instances)
+
     def _gap_ended(self, gap_s: float) -> None:
-        if gap_s <= self.gaps.floor_s or not self.ladder:
-            self.periods.now.idle_usd += gap_s * self.economics.hold_usd_s
+        if not self.ladder:
             return
         met = self.periods.gap(gap_s, self.ladder, self.descent().steps)
         if met.name != "hot":
@@ -242,9 +266,10 @@ class Planner:
         self._learn(gap_s)
 
     def _learn(self, gap_s: float) -> None:
-        self._shadows.saw(self.ladder, self.gaps, gap_s)
-        self.gaps.add(gap_s)
-        self._descent = None
+        if gap_s > self.gaps.floor_s:
+            self._learned.saw(self.ladder, self.gaps, gap_s)
+            self.gaps.add(gap_s)
+            self._descent = self._early = None
 
 
 def _first_placement(economics: Economics) -> PlacementName:

@@ -56,11 +56,14 @@ class Upkeep:
 
     def _look_at(self, config: Config, name: str, planner: Planner) -> None:
         tended, now_s = self._tended[name], self._clock()
+        stance = planner.allowance.stance
         planner.allow(allowance(self._purses(config, name)))
         if now_s >= tended.placed_s + planner.economics.place_every_s:
             self._place(name, planner, tended, now_s)
         cold = self._fleet.snapshot.backends[name].cold
         if cold is not None:
+            if planner.allowance.stance != stance:
+                cold.hold(0.0)  # no early start any more; what is idle asks anew when to go down
             wanted = self._instances_wanted(config, name, planner)
             if wanted != tended.instances or cold is not tended.cold:
                 tended.instances, tended.cold = wanted, cold
@@ -97,12 +100,12 @@ class Upkeep:
     def _prestart(
         self, name: str, planner: Planner, tended: "_Tended", cold: ColdModel, now_s: float
     ) -> None:
-        """Start early, once in each gap, when the planner says so."""
+        """Start early, once in each gap, when the planner says so and its time is not yet over."""
         idle_since_s = planner.idle_since_s
         if planner.active or idle_since_s is None or idle_since_s == tended.prestarted_gap_s:
             return
         early = planner.prestart()
-        if early is not None and now_s >= idle_since_s + early.after_s:
+        if early is not None and 0 <= now_s - idle_since_s - early.after_s < early.hold_s:
             tended.prestarted_gap_s = idle_since_s
             log.info("model %s is started early: %s", name, early.reason)
             cold.hold(now_s + planner.wake_mean_s("off") + early.hold_s)
