@@ -94,8 +94,6 @@ class Run:
 
     def _tell(self, now_s: float, *, over: bool) -> None:
         """Let the keeper know of the requests since it heard of any."""
-        if self.planned is None:
-            return
         work = self.work
         requests = work.counted[self._row] - work.counted[self._first]
         into, out = work.tokens(self._first, self._row)

@@ -1,0 +1,168 @@
+"""Every model of a trace under every policy, and the sums of it.
+
+Models that share neither a device nor a budget are replayed one after the other, so that memory
+holds one model at a time; `devices` and a budget of all together go tick by tick.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from config.schema import Config
+from policies.budget import Purse
+from policies.keep_alive import floor_s
+from policies.rungs import Ladder, RungName
+from router.economics import Economics, economics
+from router.replay.bounds import clairvoyant, clairvoyant_early_usd, ladder_of
+from router.replay.outcome import Outcome, total
+from router.replay.policies import Policy
+from router.replay.run import Run
+from router.replay.starts import drawing
+from router.replay.traces import Trace
+from router.replay.work import Work, work_of
+
+SHORTEST_FLOOR_S = 1.0
+MINUTE_S = 60.0
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One configuration, and what of it the trace's models are taken for.
+
+    `deadline_s` is how long a caller of the trace waits who does not say.
+    """
+
+    config: Config
+    like: Mapping[str, str]  # by model of the trace: the model of the file
+    seed: int = 0
+    deadline_s: float = math.inf
+    measured_s: Mapping[str, Sequence[float]] = field(default_factory=dict)  # starts, by model
+
+    def facts(self, model: str) -> Economics:
+        return economics(self.config, self.like[model])
+
+    def warm(self, model: str, epoch_s: float) -> bool:
+        cold = self.config.models[self.like[model]].cold
+        return cold is not None and any(window.covers(epoch_s) for window in cold.warm)
+
+    def held_s(self, model: str) -> float:
+        return min(self.deadline_s, self.config.settings(self.like[model]).max_wait)
+
+    def tick_s(self, model: str) -> float:
+        """How often something may happen without a request; warm times and budgets by minutes."""
+        facts = self.facts(model)
+        cold = self.config.models[self.like[model]].cold
+        limited = facts.usd_per_day or self.config.budget.usd_per_day
+        if limited or (cold is not None and cold.warm):
+            return min(facts.place_every_s, MINUTE_S)
+        return facts.place_every_s
+
+
+@dataclass
+class Found:
+    """What came of one model under one policy; `early_usd` only of the clairvoyant."""
+
+    outcome: Outcome
+    early_usd: float = 0.0
+
+
+def prepare(setting: Setting, trace: Trace, model: str) -> Work:
+    """The model's work."""
+    facts = setting.facts(model)
+    rise_s = drawing(facts, setting.measured_s.get(model, ()), "")[1]
+    rungs = ladder_of(facts, rise_s)
+    requests = trace.requests(model, max(floor_s(rungs), SHORTEST_FLOOR_S))
+    settings = setting.config.settings(setting.like[model])
+    return work_of(
+        requests,
+        facts,
+        trace.end_s(model),
+        setting.held_s(model),
+        setting.tick_s(model),
+        settings.priority,
+    )
+
+
+class Replay:
+    """All of it for one configuration."""
+
+    def __init__(self, setting: Setting, trace: Trace) -> None:
+        self.setting = setting
+        self.trace = trace
+
+    def one(self, work: Work, model: str, policy: Policy) -> Found | None:
+        """None when the policy is impossible for it: an outside API that has no price."""
+        facts = work.economics
+        rungs = ladder_of(facts, self._draw(model, facts)[1])
+        match policy.kind:
+            case "always_on":
+                return Found(always_on(work))
+            case "api":
+                return Found(all_api(work)) if facts.api_usd is not None else None
+            case "clairvoyant":
+                return Found(clairvoyant(work, rungs), clairvoyant_early_usd(work, rungs))
+            case "keeper":
+                return Found(self._run(work, model, policy, rungs))
+
+    def _draw(
+        self, model: str, facts: Economics
+    ) -> tuple[Callable[[RungName], float], Mapping[RungName, float]]:
+        measured_s = self.setting.measured_s.get(model, ())
+        return drawing(facts, measured_s, f"{self.setting.seed}/{model}/starts")
+
+    def _run(self, work: Work, model: str, policy: Policy, rungs: Ladder) -> Outcome:
+        run = self.begin(work, model, policy, rungs)
+        if policy.ticks:
+            for now_s in ticks(self.setting.tick_s(model), work.end_s):
+                run.until(now_s)
+                epoch_s = self.trace.epoch_s + now_s
+                run.tick(now_s, epoch_s, None, warm=self.setting.warm(model, epoch_s))
+        run.finish()
+        return run.outcome
+
+    def begin(self, work: Work, model: str, policy: Policy, rungs: Ladder) -> Run:
+        facts = work.economics
+        assert policy.keeper is not None
+        hold: dict[RungName, float] = {"hot": facts.hold_usd_s, "off": 0.0}
+        hold.update({level.name: level.share * facts.hold_usd_s for level in facts.sleep})
+        draw_s, _ = self._draw(model, facts)
+        return Run(work, policy.keeper(work, rungs), hold, draw_s)
+
+
+def ticks(every_s: float, end_s: float) -> Iterator[float]:
+    now_s = every_s
+    while now_s < end_s:
+        yield now_s
+        now_s += every_s
+
+
+def always_on(work: Work) -> Outcome:
+    """As many servers as its busiest minute needs, from the first request's day to the last's."""
+    hold = work.economics.hold_usd_s
+    out = Outcome(requests=work.total, gaps=max(len(work.begins_s) - 1, 0))
+    out.serving_usd = work.busy_s * hold
+    out.holding_usd = work.peak * work.end_s * hold - out.serving_usd
+    out.warm_idle_h = (work.end_s - work.busy_s) / 3600
+    out.missed = work.unserved
+    return out
+
+
+def all_api(work: Work) -> Outcome:
+    out = Outcome(requests=work.total, gaps=max(len(work.begins_s) - 1, 0))
+    out.api_usd = work.api_usd
+    out.overflowed = work.total
+    return out
+
+
+def sums(found: Mapping[str, Mapping[str, Found]]) -> dict[str, Found]:
+    """By policy, from what was found by policy and model."""
+    return {
+        policy: Found(
+            total(f.outcome for f in by_model.values()), sum(f.early_usd for f in by_model.values())
+        )
+        for policy, by_model in found.items()
+    }
+
+
