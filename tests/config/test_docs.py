@@ -1,6 +1,7 @@
 """docs/configuration.md and examples/ say what the schema says."""
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def keys(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 KEYS = dict(keys(SCHEMA))
-SHARED = re.compile(r"^models\.NAME\.(queue|timeouts|keepalive)\.")
+SHARED = re.compile(r"^models\.NAME\.(queue|timeouts|keepalive|placement)\.")
 
 
 def test_the_walk_finds_the_deep_keys() -> None:
@@ -71,11 +72,31 @@ def test_the_first_block_of_the_page_is_a_whole_file() -> None:
     assert list(parse(block[1], "page", {}).models) == ["small"]
 
 
-@pytest.mark.parametrize("name", ["vllm", "llama", "api"])
-def test_an_example_parses_without_a_problem(name: str) -> None:
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda p: p.name)
+def test_an_example_parses_without_a_problem_and_is_linked(file: Path) -> None:
     env = {"OPENAI_API_KEY": "key-of-the-api", "ADMIN_KEY": "long-enough"}
-    assert load(ROOT / "examples" / f"{name}.yaml", env).models
+    assert load(file, env).models
+    assert f"(../examples/{file.name})" in PAGE
 
 
-def test_there_is_no_example_without_a_test() -> None:
-    assert sorted(p.stem for p in (ROOT / "examples").glob("*.yaml")) == ["api", "llama", "vllm"]
+def test_the_examples_are_found() -> None:
+    assert {"api", "llama", "vllm", "sleep", "shared_gpu"} <= {p.stem for p in EXAMPLES}
+
+
+A_MODEL = "models:\n  model:\n"
+AN_API = "    api: {url: http://h/v1}\n"
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+def test_a_block_of_the_page_is_right_where_it_belongs(block: str) -> None:
+    """A block is a whole file, keys of the top, or a part of a model."""
+    env = {name: "long-enough-value" for name in re.findall(r"\$\{env\.(\w+)", block)}
+    if re.match(r"(hot|cold|api):", block):
+        text = f"version: 1\n{A_MODEL}{textwrap.indent(block, '    ')}"
+    else:
+        text = block if block.startswith("version") else f"version: 1\n{block}"
+        text += "" if "models:" in block else A_MODEL + AN_API
+    assert parse(text, "page", env).models
