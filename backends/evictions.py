@@ -22,6 +22,7 @@ from backends.occupancy import Resident, resident
 log = logging.getLogger("lamplighter.devices")
 
 EVICTIONS_KEPT = 200
+GRAIN_S = 0.001  # so much too early may a timer fire, and be wrong the sum of two times
 
 Candidate = tuple[Tenant, Resident]
 
@@ -112,7 +113,7 @@ class Evictions:
         return sorted(asked, key=lambda a: -a.evicted.priority)
 
     def rests(self, resident: Resident) -> bool:
-        return resident.doing == "idle" and self.policy.rest_s(resident) <= 0.0
+        return resident.doing == "idle" and self.policy.rest_s(resident) <= GRAIN_S
 
     def ask(
         self, candidates: Sequence[Candidate], needed: int, host_free: float, in_favour_of: str

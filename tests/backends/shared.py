@@ -23,6 +23,7 @@ from backends.upstream import Origin
 from policies import eviction
 
 GIB = 2**30
+TICK_S = 1e-9  # no clock stands still, and who compares sums of times relies on that
 
 
 class Time:
@@ -49,7 +50,7 @@ class Time:
                 self.now_s = until_s
                 return
             at_s, _, event, args = heapq.heappop(self._events)
-            self.now_s = max(self.now_s, at_s)
+            self.now_s = max(self.now_s, at_s) + TICK_S
             event(*args)
             for check in self.after_each:
                 check()
@@ -134,7 +135,6 @@ class SharedModel:
 
     def _loaded(self, instance: Instance) -> None:
         if instance.id in self.engines and instance.state is not State.DRAINING:
-            self.last_load_s = self.world.time.now_s - instance.began_s
             limit = self.machine.settings.max_concurrency
             endpoint = Endpoint(instance.id, Origin("http://127.0.0.1:9/v1"), max_concurrency=limit)
             self.post(self.machine.became_ready, instance.id, endpoint)
@@ -193,16 +193,21 @@ class SharedModel:
     def changed(self, instance: Instance, state: State) -> None:
         if state is State.READY:
             self.ledger[instance.id] = Ledger(0, self.world.clock_by_hand)
+            if State.WAKING not in instance.reached:
+                self.last_load_s = self.world.time.now_s - instance.began_s
         self.machine.tenancy.memory.poke()
 
     # --- for the test ------------------------------------------------------------------------
 
-    def ask(self, serve_s: float = 1.0, patience_s: float = math.inf) -> Call:
+    def ask(
+        self, serve_s: float = 1.0, patience_s: float = math.inf, only: str | None = None
+    ) -> Call:
+        """`only` at one certain instance."""
         now_s = self.world.time.now_s
         call = Call(self, Waiter(1, now_s, (), now_s + patience_s), serve_s)
         self.world.calls.append(call)
         self.world.pending.append(call)
-        self.post(self.machine.acquire, call.waiter)
+        self.post(self.machine.acquire, call.waiter, only)
         if patience_s != math.inf:
             self.world.time.call_later(patience_s, self.leave, call)
         return call
@@ -269,7 +274,7 @@ class World:
             assert math.isclose(by_hand, evicted.priority)
             self.clock_by_hand = max(self.clock_by_hand, by_hand)
             self.gone.append(evicted)
-        assert self.device.clock == self.clock_by_hand
+        assert math.isclose(self.device.clock, self.clock_by_hand)
 
     def _hand_over(self) -> None:
         """See who was served, and give the leases back in time."""

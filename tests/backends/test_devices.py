@@ -29,10 +29,10 @@ def in_a_loop(test: Callable[..., None]) -> Callable[..., None]:
 
 
 def two_loaded(**world: Any) -> tuple[World, SharedModel, SharedModel, SharedModel]:
-    """A device with room for two, which are loaded and idle; the third is off."""
+    """A device with room for two, which are loaded and idle, `b` used more; the third is off."""
     w = World(**world)
     a, b, c = (w.model(name) for name in "abc")
-    for model in (a, b):
+    for model in (a, b, b):
         model.ask()
         w.advance(20)
     assert w.ready() == ["a", "b"]
@@ -44,7 +44,7 @@ def test_what_fits_starts_at_once():
     w = World()
     calls = [w.model(name).ask() for name in "ab"]
     w.advance(11)
-    assert [c.waited_s for c in calls] == [10.0, 10.0]
+    assert [c.waited_s for c in calls] == pytest.approx([10.0, 10.0])
     assert w.victims() == []
     w.advance(100)
     w.at_rest()
@@ -56,7 +56,7 @@ def test_an_idle_one_makes_room_and_the_request_waits_for_that_alone():
     call = c.ask()
     w.advance(100)
     assert w.victims() == ["a@1"]
-    assert call.waited_s == a.stop_s + c.load_s
+    assert call.waited_s == pytest.approx(a.stop_s + c.load_s)
     assert w.ready() == ["b", "c"]
     w.at_rest()
 
@@ -64,8 +64,9 @@ def test_an_idle_one_makes_room_and_the_request_waits_for_that_alone():
 @in_a_loop
 def test_the_one_that_is_used_most_stays():
     w, a, b, c = two_loaded()
-    a.ask()
-    w.advance(10)
+    for _ in range(2):
+        a.ask()
+        w.advance(10)
     c.ask()
     w.advance(100)
     assert w.victims() == ["b@1"]
@@ -82,7 +83,7 @@ def test_one_that_serves_is_not_evicted_before_max_wait():
     assert call.pending
     late = [a.ask(), b.ask()]  # they serve on until somebody's turn comes
     w.advance(0)
-    assert [c.waited_s for c in late] == [0.0, 0.0]
+    assert [c.waited_s for c in late] == pytest.approx([0.0, 0.0], abs=1e-6)
     w.advance(0.2)
     assert a.ask().pending  # it makes room: what it has must end
     w.advance(10)
@@ -118,7 +119,7 @@ def test_an_instance_that_loads_is_not_evicted_whatever_waits():
     assert a.instances[0].state is State.PROVISIONING
     assert second.pending
     w.advance(100)
-    assert first.waited_s == 60.0
+    assert first.waited_s == pytest.approx(60.0)
     assert second.waited_s == pytest.approx(60 + 3 + a.stop_s + b.load_s)
     w.at_rest()
 
@@ -133,7 +134,7 @@ def test_a_loaded_model_serves_all_who_waited_for_it_before_it_yields():
     late = a.ask()
     w.advance(500)
     ends_s = [c.waiter.since_s + c.waited_s for c in waited]
-    assert ends_s == [10, 20, 30, 40]
+    assert ends_s == pytest.approx([10, 20, 30, 40])
     assert other.waited_s == pytest.approx(50 + a.stop_s + b.load_s)
     assert late.waited_s > other.waited_s - 12
     w.at_rest()
@@ -150,7 +151,7 @@ def test_turns_are_max_wait_apart_however_many_wait():
     turns_s = [e.at_s for e in w.gone if e.served]
     gaps = [later - sooner for sooner, later in zip(turns_s, turns_s[1:], strict=False)]
     assert len(turns_s) >= 10
-    assert min(gaps) >= 30.0
+    assert min(gaps) >= 30.0 - 1e-6
     w.at_rest()
 
 
@@ -180,7 +181,7 @@ def test_what_fits_beside_waits_for_nobody():
     w.advance(5)
     first, second = large.ask(), small.ask()
     w.advance(11)
-    assert second.waited_s == 10.0
+    assert second.waited_s == pytest.approx(10.0)
     assert first.pending
     w.advance(200)
     assert first.lease is not None
@@ -304,7 +305,7 @@ def test_one_that_can_sleep_is_put_to_sleep_while_host_memory_lasts():
     w = World(host_memory=16 * GIB)
     a, b = (w.model(name, sleep_rungs=("sleep_1",)) for name in "ab")
     c, d = w.model("c"), w.model("d")
-    for model in (a, b, c, d):
+    for model in (a, b, b, c, c, c, d):
         model.ask()
         w.advance(30)
     assert [(e.instance_id, e.to) for e in w.gone] == [("a@1", "sleep_1"), ("b@1", "off")]
@@ -312,8 +313,8 @@ def test_one_that_can_sleep_is_put_to_sleep_while_host_memory_lasts():
     assert w.device.host_free == 0
     call = a.ask()
     w.advance(30)
-    assert call.waited_s == pytest.approx(c.stop_s + a.sleep_s)  # woken, not started
-    assert w.victims()[-1] == "c@1"
+    assert call.waited_s == pytest.approx(d.stop_s + a.sleep_s)  # woken, not started
+    assert w.victims()[-1] == "d@1"
     assert w.device.host_free == 16 * GIB
     w.at_rest()
 
