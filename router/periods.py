@@ -51,9 +51,6 @@ class Periods:
         """Add what a gap costs the device on demand; the rung that the arrival would have met."""
         met, held_usd = spend_gap(rungs, steps, gap_s)
         self.now.idle_usd += held_usd + met.wake_s * self.economics.hold_usd_s
-        if met.name != "hot":
-            self.now.slow += 1
-            self.now.delay_s += met.wake_s
         return met
 
     def busy(self, length_s: float, instances: int) -> None:

@@ -16,6 +16,7 @@ from policies.placement import Placement, PlacementName, Prospect, place
 from policies.prestart import Prestart, Prices, prestart
 from policies.rungs import Descent, Ladder, Rung, RungName, break_even_s, ladder
 from policies.waiting import remaining_start_s
+from router.bursts import Bursts
 from router.economics import Economics
 from router.periods import Periods
 
@@ -43,6 +44,7 @@ class Planner:
         self.wakes_s: dict[RungName, deque[float]] = {}  # "off" has the starts
         self.ladder: Ladder = ()  # the rungs that the server offers, at what they cost now
         self._learned = Learned()
+        self._bursts = Bursts()
         self._busy_since_s = now_s
         self._busy_requests = 0.0  # that came since
         self._descent: Descent | None = None
@@ -75,6 +77,7 @@ class Planner:
             self._begin_busy(now_s)
         self.active += 1
         self._busy_requests += 1
+        self._bursts.came(now_s, 1.0)
         self.periods.now.requests += 1
 
     def finished(self, now_s: float, input_tokens: float = 0.0, output_tokens: float = 0.0) -> None:
@@ -105,6 +108,7 @@ class Planner:
             self._gap_ended(began_s - self.idle_since_s)
         self._begin_busy(began_s)
         self._busy_requests = requests
+        self._bursts.came(began_s, requests)
         self.periods.now.requests += requests
         self.periods.now.api_usd += self.api_usd(input_tokens, output_tokens)
         self._end_busy(ended_s)
@@ -215,7 +219,9 @@ class Planner:
         held = [(level.name, level.share * facts.hold_usd_s) for level in facts.sleep]
         for name, hold_usd_s in (*held, ("off", 0.0)):
             wake_s = self.wake_mean_s(name)
-            rungs.append(Rung(name, hold_usd_s, wake_s, wake_s * (facts.hold_usd_s + delay_usd_s)))
+            waiting_usd_s = delay_usd_s * self._bursts.callers(name)
+            wake_usd = wake_s * (facts.hold_usd_s + waiting_usd_s)
+            rungs.append(Rung(name, hold_usd_s, wake_s, wake_usd))
         self.ladder = ladder(rungs)
         self.gaps.floor_s = floor_s(self.ladder)
 
@@ -245,7 +251,8 @@ class Planner:
         facts, steps = self.economics, self.descent().steps
         if not steps or steps[-1][1] != "off":
             return None
-        prices = Prices(self.wake_mean_s("off"), facts.hold_usd_s, facts.delay_usd_s)
+        delay_usd_s = facts.delay_usd_s * self._bursts.callers("off")
+        prices = Prices(self.wake_mean_s("off"), facts.hold_usd_s, delay_usd_s)
         return prestart(self.gaps, steps[-1][0], prices)
 
     def _begin_busy(self, now_s: float) -> None:
@@ -259,9 +266,16 @@ class Planner:
     def _gap_ended(self, gap_s: float) -> None:
         if not self.ladder:
             return
+        if gap_s > self.gaps.floor_s and self.idle_since_s is not None:
+            wakes_s = {rung.name: rung.wake_s for rung in self.ladder[1:]}
+            if self._bursts.ended(self.idle_since_s, wakes_s):
+                self._bursts.price()
+                self._price_rungs()
         met = self.periods.gap(gap_s, self.ladder, self.descent().steps)
         if met.name != "hot":
-            period = self.periods.now
+            period, callers = self.periods.now, self._bursts.callers(met.name)
+            period.slow += callers
+            period.delay_s += callers * met.wake_s
             period.longest_delay_s = max(period.longest_delay_s, self.eta_s(met.name, None))
         self._learn(gap_s)
 
