@@ -49,17 +49,18 @@ class Descent:
 
     steps: tuple[tuple[float, Rung], ...] = ()
 
-    def rung_at(self, idle_s: float) -> Rung:
-        """Where it belongs after so long."""
+    def rung_at(self, since_s: float, now_s: float) -> Rung:
+        """Where it belongs that has been idle since then."""
         rung: Rung = "hot"
         for from_s, lower in self.steps:
-            if from_s <= idle_s:
+            if since_s + from_s <= now_s:
                 rung = lower
         return rung
 
-    def next_step_s(self, rung: Rung) -> float:
-        """The idleness at which it leaves `rung` downwards; `inf` when it stays there."""
-        return min((from_s for from_s, lower in self.steps if below(lower, rung)), default=math.inf)
+    def next_step_s(self, since_s: float, rung: Rung) -> float:
+        """When it leaves `rung` downwards that has been idle since then; `inf` when it stays."""
+        steps_s = (since_s + from_s for from_s, lower in self.steps if below(lower, rung))
+        return min(steps_s, default=math.inf)
 
 
 @dataclass

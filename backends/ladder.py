@@ -66,7 +66,7 @@ class Ladder:
         """Keep one timer per instance, not one per request."""
         if not instance.idle:
             return
-        due_s = instance.idle_since_s + instance.descent.next_step_s(instance.rung)
+        due_s = instance.descent.next_step_s(instance.idle_since_s, instance.rung)
         if due_s != math.inf and (instance.idle_check_s is None or due_s < instance.idle_check_s):
             self._check_at(instance, due_s)
 
@@ -82,8 +82,8 @@ class Ladder:
         instance.idle_check_s = None
         if not instance.idle:
             return  # its last byte starts the clock again
-        now_s = self._states.clock()
-        rung = instance.descent.rung_at(now_s - instance.idle_since_s)
+        now_s = max(self._states.clock(), due_s)  # timers may be early by a clock's tick
+        rung = instance.descent.rung_at(instance.idle_since_s, now_s)
         if not below(rung, instance.rung):
             self.watch(instance)
         elif self._waiting() or instance.verifying:

@@ -59,7 +59,7 @@ class Lifecycle:
         self._clock = clock
         self._numbers = numbers  # of instances, never used twice in the life of the gateway
         self._wanted = 0  # instances that somebody asked for who does not wait
-        self._relaunch_due = False
+        self._relaunch_at_s = math.inf  # when the timer of a pause fires
         self.tenancy = Tenancy(
             model,
             self.states,
@@ -239,6 +239,7 @@ class Lifecycle:
     def retire(self) -> None:
         """The model left the configuration, or the program ends: serve who waits, then end."""
         self.retired = True
+        self._wanted = 0
         self.ladder.held.end()
         self._end_if_unneeded()
 
@@ -415,13 +416,13 @@ class Lifecycle:
             waiter.future.set_exception(StartFailed(failure.message, pause_s))
 
     def _relaunch_when_due(self) -> None:
-        if not self._relaunch_due:
-            self._relaunch_due = True
-            delay_s = self.backoff.launch_after_s - self._clock()
+        if self.backoff.launch_after_s < self._relaunch_at_s:
+            self._relaunch_at_s = self.backoff.launch_after_s
+            delay_s = self._relaunch_at_s - self._clock()
             self._effects.call_later(delay_s, self._relaunch)
 
     def _relaunch(self) -> None:
-        self._relaunch_due = False
+        self._relaunch_at_s = math.inf
         self._grow()
 
     def _verify_if_failing(self, instance: Instance) -> None:

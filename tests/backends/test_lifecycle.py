@@ -1,139 +1,15 @@
 """The states of a cold model, driven by events under a clock of the test."""
 
-import asyncio
-import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from backends.endpoint import Endpoint
-from backends.holding import Held, Rung
-from backends.instance import ColdSettings, Failure, Instance, State
-from backends.lease import Lease, QueueFull, Room, StartFailed, Waiter, WaitQueue
-from backends.lifecycle import Lifecycle
-from backends.upstream import Origin
-
-
-class World:
-    """Effects that are only written down, and a clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self.launched: list[Instance] = []
-        self.stopped: list[str] = []
-        self.killed: list[str] = []
-        self.falling: list[tuple[str, Rung]] = []
-        self.woken: list[str] = []
-        self.verifying: list[str] = []
-        self.changes: list[tuple[str, State]] = []
-        self._timers: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
-
-    def clock(self) -> float:
-        return self.now_s
-
-    def launch(self, instance: Instance, within_s: float) -> None:
-        self.launched.append(instance)
-
-    def stop(self, instance: Instance) -> None:
-        self.stopped.append(instance.id)
-
-    def kill(self, instance: Instance) -> None:
-        self.killed.append(instance.id)
-
-    def sleep(self, instance: Instance, rung: Rung) -> None:
-        self.falling.append((instance.id, rung))
-
-    def wake_up(self, instance: Instance, within_s: float) -> None:
-        self.woken.append(instance.id)
-
-    def verify(self, instance: Instance) -> None:
-        self.verifying.append(instance.id)
-
-    def post(self, event: Callable[..., None], *args: object) -> None:
-        self.call_later(0.0, event, *args)
-
-    def call_later(self, delay_s: float, event: Callable[..., None], *args: object) -> None:
-        self._timers.append((self.now_s + delay_s, len(self._timers), event, args))
-
-    def changed(self, instance: Instance, state: State) -> None:
-        self.changes.append((instance.id, state))
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass and run what falls due, in order."""
-        until_s = self.now_s + seconds
-        while due := sorted(t for t in self._timers if t[0] <= until_s):
-            timer = due[0]
-            self._timers.remove(timer)
-            self.now_s = max(self.now_s, timer[0])
-            timer[2](*timer[3])
-        self.now_s = until_s
-
-
-class Changing:
-    """Satisfies `Holding` with a time that the test changes."""
-
-    def __init__(self, idle_s: float) -> None:
-        self.idle_s = idle_s
-
-    def descent(self, now_s: float) -> Sequence[tuple[float, Rung]]:
-        return Held(self.idle_s).descent(now_s)
-
-
-class Model:
-    """A lifecycle with its world; callers are waiters on a loop that never runs by itself."""
-
-    def __init__(self, *, room: Room | None = None, **changes: Any) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.world = World()
-        idle_s = changes.pop("idle_s", 60.0)
-        self.holding = changes.pop("holding", Held(idle_s))
-        values: dict[str, object] = {
-            "start_within_s": 30.0,
-            "stop_within_s": 5.0,
-            "max_instances": 1,
-            "max_concurrency": None,
-        }
-        values.update(changes)
-        self.machine = Lifecycle(
-            "m",
-            ColdSettings(**values),  # type: ignore[arg-type]
-            self.holding,
-            WaitQueue(room or Room(1000, 1 << 30)),
-            self.world,
-            self.world.clock,
-            itertools.count(1),
-        )
-
-    def close(self) -> None:
-        self.loop.close()
-
-    def ask(self, size: int = 1, excluding: tuple[str, ...] = ()) -> Waiter:
-        asyncio.set_event_loop(self.loop)
-        waiter = Waiter.__new__(Waiter)
-        waiter.future = self.loop.create_future()
-        waiter.size, waiter.since_s = size, self.world.now_s
-        instances = self.machine.instances
-        waiter.in_queue, waiter.excluding = False, [instances[id].endpoint for id in excluding]
-        self.machine.acquire(waiter)
-        return waiter
-
-    def ready(self, instance: Instance) -> None:
-        limit = self.machine.settings.max_concurrency
-        endpoint = Endpoint(instance.id, Origin("http://127.0.0.1:9/v1"), max_concurrency=limit)
-        self.machine.became_ready(instance.id, endpoint)
-
-    def crash(self, instance: Instance, permanent: bool = False) -> None:
-        self.machine.start_failed(instance.id, Failure("boom\nlast line", permanent))
-
-
-def lease(waiter: Waiter) -> Lease:
-    assert waiter.future.done()
-    return waiter.future.result()
+from backends.instance import Instance, State
+from backends.lease import Lease, QueueFull, Room, StartFailed, Waiter
+from tests.backends.scenes import Model, Steps, lease
 
 
 @pytest.fixture
@@ -311,6 +187,20 @@ def test_operator_start_overrides_the_pause(model):
     assert len(m.world.launched) == 2
 
 
+def test_shorter_pause_is_not_held_up_by_a_longer_one(model):
+    m = model()
+    m.machine.hold(math.inf)
+    for _ in range(6):
+        m.crash(m.world.launched[-1], permanent=True)
+        m.world.advance(0 if len(m.world.launched) == 6 else 60)
+    m.machine.start()  # an operator does not wait for the minute
+    assert len(m.world.launched) == 7
+    for _ in range(2):
+        m.crash(m.world.launched[-1])
+    m.world.advance(0.6)
+    assert len(m.world.launched) == 9
+
+
 def test_operator_start_is_one_start_and_idles_out(model):
     m = model(idle_s=10.0)
     m.machine.start()
@@ -415,10 +305,11 @@ def test_retire_serves_who_waits_then_stops(model):
 
 
 def test_reconfigure_shorter_idle_takes_effect_on_a_running_instance(model):
-    m = model(holding=Changing(1000.0))
+    holding = Steps((1000.0, "off"))
+    m = model(holding=holding)
     lease_of(m).release()
     m.world.advance(0)
-    m.holding.idle_s = 5.0
+    holding.steps = ((5.0, "off"),)
     m.machine.reconfigure(m.machine.settings)
     m.world.advance(6)
     assert m.world.stopped == ["m@1"]
@@ -447,10 +338,18 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.m = Model(max_instances=2, max_concurrency=2, idle_s=5.0, room=Room(6, 1000))
+        self.holding = Steps((5.0, "sleep_1"), (9.0, "sleep_2"), (15.0, "off"))
+        self.m = Model(
+            max_instances=2,
+            max_concurrency=2,
+            holding=self.holding,
+            sleep_rungs=("sleep_1", "sleep_2"),
+            room=Room(6, 1000),
+        )
         self.waiters: list[Waiter] = []
-        self.released: set[int] = set()
-        self.stopped_serving = False
+        self.moves: list[tuple[str, str]] = []  # what the world is at: (instance, sleep or wake)
+        self.seen = (0, 0)
+        self.wronged = ""
 
     def teardown(self) -> None:
         for waiter in self.waiters:
@@ -466,9 +365,28 @@ class AnyOrder(RuleBasedStateMachine):
         leases = [f.result() for f in done if f.exception() is None]
         return [each for each in leases if not each.released]
 
-    @rule()
-    def ask(self) -> None:
-        self.waiters.append(self.m.ask())
+    def _learn_moves(self) -> None:
+        """What was asked of the world since the last look; it is told to none that is busy."""
+        falling, woken = self.m.world.falling, self.m.world.woken
+        new = [(id, "sleep") for id, _ in falling[self.seen[0] :]]
+        new += [(id, "wake") for id in woken[self.seen[1] :]]
+        for id, what in new:
+            if id in [other for other, _ in self.moves]:
+                self.wronged = f"{id} is told to {what} while it is at something"
+        self.moves += new
+        self.seen = (len(falling), len(woken))
+
+    def _take_move(self, index: int) -> tuple[str, str] | None:
+        self._learn_moves()
+        return self.moves.pop(index % len(self.moves)) if self.moves else None
+
+    def _gone(self, instance_id: str) -> None:
+        self.moves = [(id, what) for id, what in self.moves if id != instance_id]
+
+    @rule(pinned=st.booleans())
+    def ask(self, pinned: bool) -> None:
+        ids = list(self.m.machine.instances)
+        self.waiters.append(self.m.ask(only=ids[-1] if pinned and ids else None))
 
     @rule(index=st.integers(0, 50))
     def leave(self, index: int) -> None:
@@ -498,23 +416,66 @@ class AnyOrder(RuleBasedStateMachine):
     def fail_to_start(self, permanent: bool) -> None:
         self.m.crash(self._starting()[0], permanent)
 
+    @rule(index=st.integers(0, 5), well=st.booleans())
+    def end_a_move(self, index: int, well: bool) -> None:
+        """An engine fell asleep, woke, or did not; it may be gone or stopped by now."""
+        move = self._take_move(index)
+        if move is None:
+            return
+        machine = self.m.machine
+        match move[1], well:
+            case "sleep", True:
+                machine.fell_asleep(move[0])
+            case "sleep", False:
+                machine.sleep_refused(move[0])
+                machine.ladder.wakes.refused.clear()  # else nothing sleeps any more
+            case "wake", True:
+                machine.woke(move[0])
+            case "wake", False:
+                machine.wake_failed(move[0], "boom")
+                machine.ladder.wakes.refused.clear()
+
     @rule(index=st.integers(0, 5))
     def exit(self, index: int) -> None:
         gone = [i for i in self.m.machine.instances.values() if i.endpoint is not None]
         if gone:
-            self.m.machine.exited(gone[index % len(gone)].id, "gone")
+            instance = gone[index % len(gone)]
+            self._learn_moves()
+            self._gone(instance.id)
+            self.m.machine.exited(instance.id, "gone")
 
     @rule(seconds=st.floats(0, 20))
     def wait(self, seconds: float) -> None:
-        busy = {i.id for i in self.m.machine.instances.values() if i.in_flight}
-        starting = {i.id for i in self._starting()}
-        before = len(self.m.world.stopped)
-        self.m.world.advance(seconds)
-        self.stopped_serving = bool((busy | starting) & set(self.m.world.stopped[before:]))
+        machine, world = self.m.machine, self.m.world
+        coming = set(machine.instances.coming and [i.id for i in machine.instances.coming])
+        busy = {i.id for i in machine.instances.values() if i.in_flight}
+        told = len(world.stopped), len(world.falling)
+        world.advance(seconds)
+        if (busy | coming) & set(world.stopped[told[0] :]):
+            self.wronged = "time stopped what served or came"
+        if busy & {id for id, _ in world.falling[told[1] :]}:
+            self.wronged = "time put to sleep what served"
 
     @rule()
     def operator_drains(self) -> None:
         self.m.machine.drain()
+
+    @rule()
+    def somebody_wakes_it(self) -> None:
+        self.m.machine.wake()
+
+    @rule(for_s=st.sampled_from([0.0, 3.0, 30.0, math.inf]))
+    def somebody_holds_it(self, for_s: float) -> None:
+        self.m.machine.hold(self.m.world.now_s + for_s)
+
+    @rule(number=st.integers(0, 3))
+    def somebody_holds_several(self, number: int) -> None:
+        self.m.machine.hold_instances(number)
+
+    @invariant()
+    def nothing_was_wronged(self) -> None:
+        self._learn_moves()
+        assert not self.wronged
 
     @invariant()
     def never_more_instances_than_allowed(self) -> None:
@@ -522,23 +483,52 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def never_over_the_concurrency_limit(self) -> None:
-        assert all(0 <= i.in_flight <= 2 for i in self.m.machine.instances.values())
+        # but for those whom one instance alone can serve
+        pinned = [w for w in self.waiters if w.future.done()]
+        assert all(0 <= i.in_flight <= 2 + len(pinned) for i in self._instances())
+
+    def _instances(self) -> list[Instance]:
+        return list(self.m.machine.instances.values())
 
     @invariant()
-    def time_alone_never_stops_what_serves_or_starts(self) -> None:
-        assert not self.stopped_serving
+    def only_what_is_ready_or_drains_serves(self) -> None:
+        serving = (State.READY, State.DRAINING)
+        assert all(i.state in serving for i in self._instances() if i.in_flight)
 
     @invariant()
     def counts_of_waiting_are_true(self) -> None:
+        machine = self.m.machine
         waiting = sum(not w.future.done() for w in self.waiters)
-        assert waiting == len(self.m.machine.queue) == self.m.machine.queue.room.requests
+        pinned = sum(len(i.pinned) for i in self._instances())
+        assert waiting == len(machine.queue) + pinned == machine.queue.room.requests
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:
+        """Somebody who waits is waited for: by a start, a wake, room, or a pause after failures."""
         machine = self.m.machine
         if len(machine.queue):
             paused = machine.backoff.launch_after_s > self.m.world.now_s
-            assert machine.instances or paused
+            assert paused or any(not i.asleep for i in self._instances())
+        for instance in self._instances():
+            if len(instance.pinned):
+                assert instance.state is State.WAKING or instance.falling
+
+    @invariant()
+    def what_is_idle_has_a_timer_or_is_held(self) -> None:
+        for instance in self._instances():
+            timed = instance.idle_check_s is not None
+            due_s = instance.descent.next_step_s(instance.idle_since_s, instance.rung)
+            if instance.idle and due_s < math.inf:
+                assert timed or self.m.machine.ladder.held.kept(self.m.world.now_s)
+
+    @invariant()
+    def what_is_held_comes_or_is_paused(self) -> None:
+        machine = self.m.machine
+        kept = min(machine.ladder.held.kept(self.m.world.now_s), 2)
+        paused = machine.backoff.launch_after_s > self.m.world.now_s
+        draining = [i for i in self._instances() if i.state is State.DRAINING]
+        there = len(machine.instances.ready) + len(machine.instances.coming) + len(draining)
+        assert paused or there >= kept
 
 
 TestAnyOrder = AnyOrder.TestCase

@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from tests.fakes.sleeper import NONSENSE, Sleeper
 from tests.fakes.wire import (
     DONE,
     End,
@@ -87,6 +88,7 @@ class ModelServer:
         self.queue: deque[Script | None] = deque()  # None: the built-in answer
         self.paths: dict[str, Script] = {}
         self.named: dict[str, Script] = {}
+        self.sleeper: Sleeper | None = None  # for a server that can sleep
         self.requests: list[Received] = []
         self.in_flight = 0
         self.most_in_flight = 0
@@ -142,6 +144,10 @@ class ModelServer:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self._arrival.set()
+        if self.sleeper is not None:
+            script = self.sleeper.route(received.method, received.target, received.body)
+            if script is not None:
+                return script
         name = received.header("x-fake")
         if name is not None:
             return self.named[name]
@@ -301,6 +307,8 @@ def _echo(server: ModelServer, body: Mapping[str, Any]) -> Script:
     """The last message comes back, a word a token, at the server's pace."""
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     words = str(body["messages"][-1]["content"]).split(" ")
+    if server.sleeper is not None and server.sleeper.talks_nonsense:
+        words = [NONSENSE]
     said = words[:limit]
     usage = (sum(len(str(m["content"]).split(" ")) for m in body["messages"]), len(said))
     pauses: list[Step] = [server.pace_s] if server.pace_s else []

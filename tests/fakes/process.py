@@ -20,6 +20,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.fakes.model_server import ModelServer
+from tests.fakes.sleeper import DEV_MODE, Fault, Sleeper
 from tests.fakes.wire import End, Script, Step, answer, events
 
 
@@ -99,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--crash-on", type=int, metavar="N", help="exit 3 instead of answering the N-th POST")
     add("--ignore-sigterm", action="store_true")
     add("--with-child", action="store_true", help="start a child that would live for 10 minutes")
+    add("--sleep-mode", action="store_true", help="vLLM's routes, if it is in dev mode")
+    add("--sleep-takes", type=float, default=0.0, metavar="S")
+    add("--wake-takes", type=float, default=0.0, metavar="S")
+    add("--sleep-early", action="store_true", help="answer before it is done")
+    add("--sleep-fault", type=Fault, choices=list(Fault), metavar="FAULT")
     add("--script", type=Path, metavar="FILE.json", help=SCRIPT_HELP)
     return parser
 
@@ -111,6 +117,13 @@ async def _run(options: argparse.Namespace) -> None:
     server = ModelServer(
         options.model, key=options.key, host=options.host, port=options.port, pace_s=options.pace
     )
+    if options.sleep_mode and os.environ.get(DEV_MODE) == "1":
+        server.sleeper = Sleeper(
+            takes_s=options.sleep_takes,
+            wake_takes_s=options.wake_takes,
+            early=options.sleep_early,
+            fault=options.sleep_fault,
+        )
     if options.script:
         _load(server, json.loads(options.script.read_text()))
     if options.crash_on:
