@@ -154,7 +154,12 @@ class Device:
 
     @property
     def used(self) -> int:
-        return memory_used(self._tenants) + sum(self._granted.values())
+        return memory_used(self._tenants) + self.granted
+
+    @property
+    def granted(self) -> int:
+        """Bytes for launches and wakes that begin in a moment."""
+        return sum(self._granted.values())
 
     @property
     def free(self) -> int:

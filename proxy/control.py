@@ -14,6 +14,7 @@ from starlette.routing import Route
 from config.masked import masked
 from proxy import describe, wire
 from proxy.admin_key import AdminKey
+from proxy.devices import device_state
 from proxy.gateway import Gateway
 from router.errors import BadRequest, Forbidden, GatewayError, MethodNotAllowed, NotFound
 from router.journey import unknown_model
@@ -39,6 +40,7 @@ def control_app(gateway: Gateway, key: AdminKey, lifespan: Any) -> Starlette:
         Route("/admin/models/{model:path}", guarded(admin.model)),
         Route("/admin/demand/{model:path}", guarded(admin.demand)),
         Route("/admin/spend", guarded(admin.spend)),
+        Route("/admin/devices", guarded(admin.devices)),
         Route("/admin/instances", guarded(admin.instances)),
         Route("/admin/instances/{instance:path}/log", guarded(admin.log)),
         Route("/admin/instances/{instance:path}/{action}", guarded(admin.act_on), methods=["POST"]),
@@ -157,6 +159,12 @@ class _Admin:
         requests = gateway.in_flight(name) + gateway.waiting(name)
         found = describe.demand(gateway.measures, name, gateway.clock(), requests)
         return JSONResponse({"model": name, **found})
+
+    async def devices(self, request: Request) -> Response:
+        """Who has the memory of each shared device, who waits for it, and the last evictions."""
+        now_s = self._gateway.clock()
+        found = self._gateway.fleet.devices().values()
+        return JSONResponse({"devices": [device_state(device, now_s) for device in found]})
 
     async def spend(self, request: Request) -> Response:
         return JSONResponse(describe.spend(self._gateway.measures.spend))

@@ -22,6 +22,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from backends.fleet import Fleet
 from backends.holding import LADDER
 from backends.instance import State
+from proxy.devices import DeviceGauges
 from proxy.tables import Counters, Dump, Histograms
 from router.demand import WINDOWS_S, Totals
 from router.measures import Measures
@@ -121,6 +122,7 @@ class Metrics:
     ) -> None:
         """Report the fleet's gauges from its own state whenever they are scraped."""
         self.registry.register(_FleetGauges(fleet, in_flight, waiting))
+        self.registry.register(DeviceGauges(fleet))
 
     def watch_measures(self, measures: Measures) -> None:
         """Report what is measured of demand and spend whenever it is scraped."""

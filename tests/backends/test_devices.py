@@ -273,6 +273,59 @@ def test_a_victim_that_is_asked_in_the_moment_of_its_eviction_serves_and_another
 
 
 @in_a_loop
+def test_a_victim_that_is_held_in_the_moment_of_its_eviction_stays():
+    w, a, b, c = two_loaded()
+    w.advance(10)
+
+    def hold_the_victim() -> None:
+        if "a@1" in w.device.evictions:
+            a.machine.hold(math.inf)
+
+    w.time.after_each.insert(0, hold_the_victim)
+    c.ask()
+    w.advance(200)
+    assert w.victims() == ["b@1"]
+    w.at_rest()
+
+
+@in_a_loop
+def test_memory_that_came_for_a_caller_who_just_left_is_given_back():
+    w, a, b, c = two_loaded()
+    call = c.ask()
+
+    def leave() -> None:
+        if w.device.granted:
+            c.leave(call)
+            c.machine.abandon(call.waiter)
+
+    w.time.after_each.insert(0, leave)
+    w.advance(100)
+    assert call.left
+    assert not c.instances
+    assert w.device.free == 16 * GIB
+    w.at_rest()
+
+
+@in_a_loop
+def test_later_ones_evict_nobody_while_one_waits_too_long_that_cannot_be_helped():
+    w = World(memory=32 * GIB, max_wait_s=10.0)
+    b, a = w.model("b"), w.model("a", load_s=100.0)
+    large, small = w.model("large", memory=32 * GIB), w.model("small")
+    b.ask()
+    w.advance(15)
+    a.ask()
+    first = large.ask()
+    w.advance(20)
+    second = small.ask()
+    w.advance(60)
+    assert w.victims() == []
+    w.advance(500)
+    assert first.waited_s < 130
+    assert second.waiter.since_s + second.waited_s > first.waiter.since_s + first.waited_s
+    w.at_rest()
+
+
+@in_a_loop
 def test_a_victim_that_dies_makes_room_too():
     w, a, b, c = two_loaded(max_wait_s=10.0)
     for model in (a, b):

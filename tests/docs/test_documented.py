@@ -49,7 +49,7 @@ def words(text: str) -> list[str]:
 
 def families() -> list[Metric]:
     metrics = Metrics()
-    fleet: Any = SimpleNamespace(snapshot=SimpleNamespace(backends={}))
+    fleet: Any = SimpleNamespace(snapshot=SimpleNamespace(backends={}), devices=dict)
     metrics.watch(fleet, lambda model: 0, lambda model: 0)
     metrics.watch_measures(Measures(lambda: 0.0, 0.0))
     return list(metrics.registry.collect())
