@@ -20,6 +20,7 @@ from backends.log_ring import MASK, LogRing
 from config.load import load
 from config.schema import Config
 from tests.engines.require import VLLM_VENV, need
+from tests.gateway import GatewayProcess, run_gateway
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +143,61 @@ def test_models_on_one_gpu_stay_within_it() -> None:
     sizes = sorted(m.cold.memory for m in config.models.values() if m.cold and m.cold.memory)
     room = config.devices["gpu0"].memory
     assert sum(sizes[-2:]) <= room < sum(sizes)  # room for any two, not for all three
+
+
+SERVE = """#!{python}
+import os, sys
+words = sys.argv[1:]
+option = lambda name, default=None: words[words.index(name) + 1] if name in words else default
+name = words[1] if words[0] == "serve" else option("--alias")
+command = [sys.executable, "-IS", {fake!r}, "--port", option("--port"), "--model", name]
+if "--enable-sleep-mode" in words:
+    command.append("--sleep-mode")
+if key := os.environ.get("VLLM_API_KEY"):
+    os.environ["FAKE_API_KEY"] = key
+os.execv(sys.executable, command)
+"""
+
+
+@pytest.fixture
+def fake_engines(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `vllm` and `llama-server` start fakes that answer."""
+    fake = str(Path(__file__).resolve().parents[1] / "fakes" / "process.py")
+    for name in ("vllm", "llama-server"):
+        program = tmp_path / name
+        program.write_text(SERVE.format(python=sys.executable, fake=fake))
+        program.chmod(0o755)
+    return {**ENV, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+
+
+def served(name: str) -> str:
+    return (EXAMPLES / f"{name}.yaml").read_text().replace("version: 1\n", "")
+
+
+def ask(gateway: GatewayProcess, model: str) -> int:
+    chat = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+    return int(gateway.http.post("/v1/chat/completions", json=chat).status_code)
+
+
+def test_three_models_on_one_gpu_all_answer_and_one_makes_room(
+    tmp_path: Path, fake_engines: dict[str, str]
+) -> None:
+    with run_gateway(tmp_path, served("shared_gpu"), fake_engines) as gateway:
+        assert [ask(gateway, model) for model in ("chat", "code", "draft")] == [200] * 3
+        states = {model: gateway.model(model)["state"] for model in ("chat", "code", "draft")}
+        assert states["draft"] == "ready"
+        assert sorted(states[model] for model in ("chat", "code")) == ["ready", "sleeping"]
+        asleep = next(model for model in states if states[model] == "sleeping")
+        assert ask(gateway, asleep) == 200
+
+
+def test_a_model_that_can_sleep_is_started_and_what_is_learned_is_kept(
+    tmp_path: Path, fake_engines: dict[str, str]
+) -> None:
+    with run_gateway(tmp_path, served("sleep"), fake_engines) as gateway:
+        assert ask(gateway, "chat") == 200
+        assert gateway.model("chat")["state"] == "ready"
+        assert (tmp_path / "lamplighter.db").is_file()
 
 
 @pytest.mark.usefixtures("engines")
