@@ -235,7 +235,7 @@ class Device:
 
     def _evict(self, tenant: Tenant, missing: int, budget: Budget) -> int:
         """Ask others to make room; how many bytes that will be, 0 when it would not be enough."""
-        others = self._others(tenant)
+        others = self._movable()
         resting = [(t, r) for t, r in others if self.evictions.rests(r)]
         asked = self.evictions.ask(resting, missing, self.host_free, tenant.model)
         if not asked and self._may_have_turn(tenant) and self._now() >= self._turn_at(tenant):
@@ -248,14 +248,13 @@ class Device:
         budget.yielding += yielding
         return leaving + yielding
 
-    def _others(self, tenant: Tenant | None) -> list[Candidate]:
-        """Those that might make room for a model."""
+    def _movable(self) -> list[Candidate]:
+        """Those that might make room; its own too, when one is asked for that sleeps."""
         now_s = self._now()
         return [
             (t, r)
             for t, r in residents(self._tenants, now_s)
-            if t is not tenant
-            and r.doing in ("idle", "serves")
+            if r.doing in ("idle", "serves")
             and r.held_until_s <= now_s
             and not r.owes
             and r.instance_id not in self.evictions
@@ -265,7 +264,7 @@ class Device:
         """The device was made smaller than what is on it: idle ones go, as far as need be."""
         missing = -budget.all
         if missing > 0:
-            idle = [(t, r) for t, r in self._others(None) if self.evictions.rests(r)]
+            idle = [(t, r) for t, r in self._movable() if self.evictions.rests(r)]
             enough = min(missing, sum(r.memory for _, r in idle))
             if enough:
                 asked = self.evictions.ask(idle, enough, self.host_free, "its new size")

@@ -373,6 +373,42 @@ def test_one_that_can_sleep_is_put_to_sleep_while_host_memory_lasts():
 
 
 @in_a_loop
+def test_one_that_is_stopped_while_it_sleeps_takes_no_memory():
+    w = World(host_memory=16 * GIB)
+    a, b, c = (w.model(n, sleep_rungs=("sleep_1",), stop_s=50.0) for n in "abc")
+    for model in (a, b, b, c):
+        model.ask()
+        w.advance(30)
+    b.machine.drain()
+    w.advance(60)
+    assert w.ready() == ["c"]
+    a.machine.drain()  # it sleeps
+    call = b.ask()
+    w.advance(11)
+    assert a.instances[0].state is State.DRAINING
+    assert w.device.host_free == 0
+    assert call.waited_s == pytest.approx(b.load_s)
+    w.advance(100)
+    assert w.device.host_free == 16 * GIB
+
+
+@in_a_loop
+def test_a_caller_of_one_certain_instance_wakes_it_beside_or_in_place_of_another():
+    w = World(memory=16 * GIB, host_memory=64 * GIB)
+    a, b = (w.model(n, sleep_rungs=("sleep_1",), max_instances=2) for n in "ab")
+    a.ask()
+    w.advance(30)
+    b.ask()
+    w.advance(30)
+    assert a.instances[0].asleep
+    call = a.ask(only="a@1")
+    w.advance(30)
+    assert call.lease is not None
+    assert w.victims() == ["a@1", "b@1"]
+    w.at_rest()
+
+
+@in_a_loop
 def test_one_that_is_held_is_not_evicted_and_the_error_says_who_holds():
     w, a, b, c = two_loaded()
     for model in (a, b):
