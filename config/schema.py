@@ -128,6 +128,11 @@ class Config(Part):
         """KeyError for a name that is not a model (an alias is not)."""
         return self.all_settings[model]
 
+    def is_budgeted(self, model: str) -> bool:
+        """Whether a budget, its own or that of all, can run out by what its requests cost."""
+        own, shared = self.models[model].budget.usd_per_day, self.budget.usd_per_day
+        return own is not None or (shared is not None and self.models[model].api is not None)
+
     def served_as(self, model: str) -> str:
         """What the model's own servers, hot and cold, call it."""
         return self.models[model].served_as or model

@@ -8,23 +8,24 @@ from config.schema import Config, Endpoint, Hot, Model, Queue
 def share_of(config: Config, workers: int, seat: int) -> Config:
     """The models that need no state but their worker's own, with a worker's part of each limit.
 
-    A model with a `cold` part, or with a limit that is too small to be divided, belongs to the
-    process that owns the instances, and so does one that falls back to such a model; a worker does
-    not know it. Of a limit of 3 for 2 workers the first, in seat 0, gets 2.
+    A model with a `cold` part or a budget, or with a limit that is too small to be divided,
+    belongs to the process that owns the instances, and so does one that falls back to such a model;
+    a worker does not know it. Of a limit of 3 for 2 workers the first, in seat 0, gets 2.
     """
     models = {
         name: _share(config, name, workers, seat)
         for name in config.models
-        if not any(_is_owners(config.models[each], workers) for each in _reached(config, name))
+        if not any(_is_owners(config, each, workers) for each in _reached(config, name))
     }
     fields = {name: getattr(config, name) for name in type(config).model_fields}
     return Config.model_construct(**{**fields, "models": models})  # a copy would keep its indexes
 
 
-def _is_owners(model: Model, workers: int) -> bool:
+def _is_owners(config: Config, name: str, workers: int) -> bool:
+    model = config.models[name]
     limits = [item.max_concurrency for item in model.hot.urls] if model.hot is not None else []
     too_small = any(limit is not None and limit < workers for limit in limits)
-    return model.cold is not None or too_small
+    return model.cold is not None or too_small or config.is_budgeted(name)
 
 
 def _reached(config: Config, model: str) -> list[str]:

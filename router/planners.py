@@ -27,8 +27,7 @@ class Planners:
         """A new configuration: what was learned of a model stays as long as the model does."""
         kept: dict[str, Planner] = {}
         for name, model in config.models.items():
-            limited = model.budget.usd_per_day or config.budget.usd_per_day
-            if model.cold is None and not (limited and model.api):
+            if model.cold is None and not config.is_budgeted(name):
                 continue
             facts, planner = economics(config, name), self._by_model.get(name)
             if planner is None:

@@ -52,6 +52,14 @@ def test_model_that_may_need_an_instance_is_the_owners(model: dict[str, Any]) ->
     assert share.resolve("alias") is None
 
 
+def test_model_whose_budget_can_run_out_is_the_owners() -> None:
+    api = {"url": "https://x/v1", "price": {"input": 1}}
+    own = {"m": {"api": api, "budget": {"usd_per_day": 1}}, "free": {"hot": HOT}}
+    assert set(share_of(config(own), 2, 0).models) == {"free"}
+    shared = config({"m": {"api": api}, "free": {"hot": HOT}}, budget={"usd_per_day": 1})
+    assert set(share_of(shared, 2, 0).models) == {"free"}
+
+
 @pytest.mark.parametrize(("limit", "workers"), [(4, 2), (3, 2), (8, 3), (64, 64), (100, 7)])
 def test_shares_of_a_limit_add_up_to_it(limit: int, workers: int) -> None:
     whole = config({"m": {"hot": limited(limit)}})
