@@ -63,7 +63,7 @@ class Placement(Part):
         1.0, "Rule qps: on demand below this many requests per second; at most hot_above_qps."
     )
     class_: Literal["interactive", "batch"] | None = inherits(
-        "interactive",
+        "batch",
         "Which waits its callers stand: interactive, 10s in 99 of 100 requests; batch, max_wait.",
         alias="class",
     )
@@ -148,7 +148,7 @@ class PlacementSettings:
     rule: Literal["money", "qps"] = "money"
     hot_above_qps: float = 10.0
     cold_below_qps: float = 1.0
-    class_: Literal["interactive", "batch"] = "interactive"
+    class_: Literal["interactive", "batch"] = "batch"
     p99_wait: float | None = None
     every: float = 300.0
     hysteresis: float = 0.15
