@@ -152,4 +152,4 @@ def test_json_schema_shows_defaults_as_they_are_written() -> None:
     assert parts["Model"]["properties"]["retries"]["default"] == 2
     assert parts["Cold"]["properties"]["idle"]["default"] == "clamped"
     assert parts["Cold"]["properties"]["start_time"]["default"] == "20s"
-    assert parts["Placement"]["properties"]["class"]["default"] == "interactive"
+    assert parts["Placement"]["properties"]["class"]["default"] == "batch"

@@ -39,7 +39,7 @@ def test_built_in_settings_are_those_the_schema_names() -> None:
     assert plain == Settings()
     shown = written_out(plain).model_dump(mode="json", exclude_none=True)
     assert shown == built_in(Defaults)
-    assert shown["placement"]["class"] == "interactive"
+    assert shown["placement"]["class"] == "batch"
 
 
 def built_in(part: type[Part]) -> dict[str, Any]:
@@ -186,10 +186,10 @@ def test_part_at_finds_the_map(path: tuple[str, ...], expected: type[Part] | Non
     ("outer", "inner", "expected"),
     [
         ("class: batch", "", ("batch", None)),
-        ("p99_wait: 5s", "", ("interactive", 5.0)),
+        ("p99_wait: 5s", "", ("batch", 5.0)),
         ("p99_wait: 5s", "class: batch", ("batch", None)),
         ("class: batch", "p99_wait: 5s", ("batch", 5.0)),
-        ("p99_wait: 5s", "dwell: 1m", ("interactive", 5.0)),
+        ("p99_wait: 5s", "dwell: 1m", ("batch", 5.0)),
         ("class: batch", "class: ", ("batch", None)),
     ],
 )
