@@ -22,9 +22,9 @@ over the clairvoyant, this 16 % (docs/placement.md).
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from hashlib import blake2b
 from itertools import pairwise
 from typing import Literal
-from zlib import crc32
 
 from msgspec import Struct
 
@@ -100,7 +100,8 @@ def fixed(rungs: Ladder, idle_s: float) -> Descent:
     """Straight to the last rung after a stated time; `inf` for never."""
     if math.isinf(idle_s):
         return Descent((), "is kept, as configured")
-    return Descent(((idle_s, rungs[-1].name),), f"{rungs[-1].name} after {idle_s:g} s, as configured")
+    lowest = rungs[-1].name
+    return Descent(((idle_s, lowest),), f"{lowest} after {idle_s:g} s, as configured")
 
 
 def descend(rule: Rule, rungs: Ladder, gaps: Gaps, learned: Learned) -> Descent:
@@ -191,4 +192,6 @@ def jittered(after_s: float, share: float, model: str, occasion: int) -> float:
     """
     if share <= 0 or math.isinf(after_s):
         return after_s
-    return after_s * (1.0 + share * crc32(f"{model}/{occasion}".encode()) / 2**32)
+    # Not a checksum: those of `model-1` and `model-2` lie side by side.
+    drawn = blake2b(f"{model}/{occasion}".encode(), digest_size=4).digest()
+    return after_s * (1.0 + share * int.from_bytes(drawn) / 2**32)

@@ -36,12 +36,12 @@ Ladder = tuple[Rung, ...]
 def ladder(rungs: Sequence[Rung]) -> Ladder:
     """The lower envelope of the rungs' costs over the length of a gap (multislope ski rental).
 
-    The first must be the one that is dearest to hold. A rung that is never the cheapest is left
-    out; so is one that holds for nothing but wakes dearer than another that does.
+    The first must be the one that is dearest to hold. A rung that is never the cheapest, or only
+    as cheap as another, is left out.
     """
     kept: list[Rung] = []
     for rung in sorted(rungs, key=lambda r: (-r.hold_usd_s, r.wake_usd)):
-        if kept and rung.hold_usd_s >= kept[-1].hold_usd_s and rung.wake_usd >= kept[-1].wake_usd:
+        if kept and math.isinf(break_even_s(kept[-1], rung)):
             continue
         while len(kept) > 1 and break_even_s(kept[-1], rung) <= break_even_s(kept[-2], kept[-1]):
             kept.pop()
