@@ -1,6 +1,8 @@
 """What is decided without a request: placements, warm times, early starts, budgets.
 
-One task looks at every planned model once a second and tells its instances what follows.
+One task looks at every planned model once a second, and when something is due, and tells its
+instances what follows. Placements are chosen when the wall clock reaches a multiple of
+`placement.every`, whenever the gateway was started, so that a replay looks at the same periods.
 """
 
 import asyncio
@@ -18,6 +20,7 @@ from router.planners import Planners
 log = logging.getLogger("lamplighter.upkeep")
 
 LOOK_EVERY_S = 1.0
+SHORTEST_PAUSE_S = 0.001
 
 
 class Upkeep:
@@ -40,26 +43,48 @@ class Upkeep:
 
     async def run(self) -> None:
         while True:
-            self.look()
-            await asyncio.sleep(LOOK_EVERY_S)
+            due_in_s = self.look()
+            await asyncio.sleep(due_in_s)
 
-    def look(self) -> None:
-        """Decide what is due, for every model; one that fails leaves the others alone."""
+    def look(self) -> float:
+        """Decide what is due, for every model; one that fails leaves the others alone.
+
+        Seconds until it should look again: `LOOK_EVERY_S`, or less when something is due sooner.
+        """
         config = self._fleet.snapshot.config
         planned = self._planners.items()
-        self._tended = {n: self._tended.get(n) or _Tended(self._clock()) for n, _ in planned}
+        self._tended = {n: self._tended.get(n) or _Tended(self._period(p)) for n, p in planned}
+        due_in_s = LOOK_EVERY_S
         for name, planner in planned:
             try:
                 self._look_at(config, name, planner)
+                due_in_s = min(due_in_s, self._due_in_s(planner, self._tended[name]))
             except Exception:
                 log.exception("model %s: upkeep failed", name)
+        return max(due_in_s, SHORTEST_PAUSE_S)
+
+    def _due_in_s(self, planner: Planner, tended: "_Tended") -> float:
+        """Seconds until the next choice of a placement, or until the early start in this gap."""
+        every_s, idle_since_s = planner.economics.place_every_s, planner.idle_since_s
+        due_in_s = every_s - self._epoch() % every_s
+        if idle_since_s is not None and tended.may_prestart(planner):
+            early = planner.prestart()
+            early_in_s = idle_since_s + early.after_s - self._clock() if early is not None else 0.0
+            return min(due_in_s, early_in_s) if early_in_s > 0 else due_in_s
+        return due_in_s
+
+    def _period(self, planner: Planner) -> float:
+        """The number of the period between two choices."""
+        return self._epoch() // planner.economics.place_every_s
 
     def _look_at(self, config: Config, name: str, planner: Planner) -> None:
         tended, now_s = self._tended[name], self._clock()
         stance = planner.allowance.stance
         planner.allow(allowance(self._purses(config, name)))
-        if now_s >= tended.placed_s + planner.economics.place_every_s:
-            self._place(name, planner, tended, now_s)
+        period = self._period(planner)
+        if period != tended.period:
+            tended.period = period
+            self._place(name, planner, now_s)
         cold = self._fleet.snapshot.backends[name].cold
         if cold is not None:
             if planner.allowance.stance != stance:
@@ -80,10 +105,9 @@ class Upkeep:
             purses.append(Purse("the gateway", shared, self._spent_usd(None)))
         return purses
 
-    def _place(self, name: str, planner: Planner, tended: "_Tended", now_s: float) -> None:
+    def _place(self, name: str, planner: Planner, now_s: float) -> None:
         before = planner.placement.name
         placement = planner.place(now_s)
-        tended.placed_s = now_s
         if placement.name != before:
             log.info("model %s: %s -> %s: %s", name, before, placement.name, placement.reason)
 
@@ -102,20 +126,25 @@ class Upkeep:
     ) -> None:
         """Start early, once in each gap, when the planner says so and its time is not yet over."""
         idle_since_s = planner.idle_since_s
-        if planner.active or idle_since_s is None or idle_since_s == tended.prestarted_gap_s:
+        if idle_since_s is None or not tended.may_prestart(planner):
             return
         early = planner.prestart()
         if early is not None and 0 <= now_s - idle_since_s - early.after_s < early.hold_s:
             tended.prestarted_gap_s = idle_since_s
             log.info("model %s is started early: %s", name, early.reason)
-            cold.hold(now_s + planner.wake_mean_s("off") + early.hold_s)
+            ready_s = idle_since_s + early.after_s + planner.wake_mean_s("off")
+            cold.hold(ready_s + early.hold_s)
 
 
 class _Tended:
     """What upkeep has done for one model."""
 
-    def __init__(self, now_s: float) -> None:
-        self.placed_s = now_s
+    def __init__(self, period: float) -> None:
+        self.period = period  # in which its placement was chosen last
         self.instances = 0
         self.cold: ColdModel | None = None
         self.prestarted_gap_s = -math.inf
+
+    def may_prestart(self, planner: Planner) -> bool:
+        """Whether it is idle, and was not started early in this gap yet."""
+        return not planner.active and planner.idle_since_s != self.prestarted_gap_s
