@@ -235,11 +235,11 @@ class Device:
 
     def _evict(self, tenant: Tenant, missing: int, budget: Budget) -> int:
         """Ask others to make room; how many bytes that will be, 0 when it would not be enough."""
-        others = self._movable()
-        resting = [(t, r) for t, r in others if self.evictions.rests(r)]
-        asked = self.evictions.ask(resting, missing, self.host_free, tenant.model)
+        movable = self._movable()
+        idle = [(t, r) for t, r in movable if r.doing == "idle"]
+        asked = self.evictions.ask(idle, missing, self.host_free, tenant.model)
         if not asked and self._may_have_turn(tenant) and self._now() >= self._turn_at(tenant):
-            asked = self.evictions.ask(others, missing, self.host_free, tenant.model)
+            asked = self.evictions.ask(movable, missing, self.host_free, tenant.model, in_use=True)
             if asked:
                 self._turn_s = self._now()
         leaving = sum(a.memory for a in asked if not a.evicted.served)

@@ -116,15 +116,28 @@ class Evictions:
         return resident.doing == "idle" and self.policy.rest_s(resident) <= GRAIN_S
 
     def ask(
-        self, candidates: Sequence[Candidate], needed: int, host_free: float, in_favour_of: str
+        self,
+        candidates: Sequence[Candidate],
+        needed: int,
+        host_free: float,
+        in_favour_of: str,
+        *,
+        in_use: bool = False,
     ) -> list[Asked]:
-        """Ask as many to make room as it takes; nobody when all together are not enough."""
+        """Ask as many to make room as it takes; nobody when all together are not enough.
+
+        Nor when one of those whose turn it is was used a moment ago, unless they may be `in_use`:
+        it is asked as soon as it rests, and no other that is worth more in its place.
+        """
         by_id = {r.instance_id: (t, r) for t, r in candidates}
+        victims = self.policy.pick([r for _, r in candidates], needed, host_free)
+        if not in_use and not all(self.rests(by_id[v.instance_id][1]) for v in victims):
+            return []
         priorities = {id: self.policy.priority(r) for id, (_, r) in by_id.items()}
         ordered = sorted(priorities.items(), key=lambda item: item[1])
         among = tuple((by_id[id][1], priority) for id, priority in ordered)
         asked = []
-        for victim in self.policy.pick([r for _, r in candidates], needed, host_free):
+        for victim in victims:
             tenant, going = by_id[victim.instance_id]
             evicted = Evicted(
                 number=next(self._numbers),
