@@ -32,9 +32,6 @@ LOGS_KEPT = 20  # instances whose log can still be read after they ended
 LOG_LINES_IN_ERRORS = 10
 HAND_OVER_S = 0.1  # what is free is handed over by the owner's next turn, whatever the deadline
 VERIFY_WITHIN_S = 30.0
-# Level 1 copies all weights to host memory: 200 GB at 5 GB/s take 40 s. What takes longer than
-# this hangs, and keeps waiting who came meanwhile.
-SLEEP_WITHIN_S = 60.0
 
 OnChange = Callable[[str, Instance, State], None]
 
@@ -312,7 +309,8 @@ class ColdModel:
     # --- sleep ---------------------------------------------------------------------------------
 
     async def _fall_asleep(self, instance: Instance, rung: Rung, running: Running) -> None:
-        why = await self._why_not(fall_asleep(running, rung), SLEEP_WITHIN_S)
+        within_s = self.lifecycle.settings.sleep_within_s
+        why = await self._why_not(fall_asleep(running, rung), within_s)
         if why is None:
             self.post(self.lifecycle.fell_asleep, instance.id)
             return

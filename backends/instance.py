@@ -21,6 +21,9 @@ class State(StrEnum):
 
 
 STARTING = frozenset({State.PROVISIONING, State.LOADING, State.WARMING})
+# Level 1 copies all weights to host memory: 200 GB at 5 GB/s take 40 s. What takes longer than
+# this hangs, and keeps waiting who came meanwhile.
+SLEEP_WITHIN_S = 60.0
 NO_ROOM = Room(0, 0)
 ASLEEP = frozenset({State.SLEEPING, State.WAKING})
 RISING = STARTING | {State.WAKING}
@@ -35,6 +38,7 @@ class ColdSettings:
     max_instances: int
     max_concurrency: int | None
     sleep_rungs: tuple[Rung, ...] = ()  # that the server offers
+    sleep_within_s: float = SLEEP_WITHIN_S
     memory: int = 0  # bytes of its device, for each instance
     host_memory: int = 0  # bytes, for each that sleeps at level 1
     start_guess_s: float = 20.0  # until a start was measured

@@ -36,7 +36,35 @@ _DIALECTS: dict[str, Dialect] = {
 }
 _AT_ROOT = frozenset({"/tokenize", "/detokenize"})
 # Paths under /v1 that steer a model server instead of asking it.
-_NOT_FOR_CALLERS = frozenset({"/load_lora_adapter", "/unload_lora_adapter"})
+_LORA = ("/load_lora_adapter", "/unload_lora_adapter")
+# vLLM's stand at its root, which is below /v1 when base_path is "/"; its dev mode, which sleep
+# needs, adds most of them, and /collective_rpc runs any method of the engine.
+_VLLM_STEERING = (
+    "/abort_requests",
+    "/collective_rpc",
+    "/fault_tolerance/apply",
+    "/finish_weight_update",
+    "/init_weight_transfer_engine",
+    "/is_scaling_elastic_ep",
+    "/pause",
+    "/release_kv_cache_memory",
+    "/reset_encoder_cache",
+    "/reset_mm_cache",
+    "/reset_prefix_cache",
+    "/resume",
+    "/scale_elastic_ep",
+    "/shutdown_weight_transfer_engine",
+    "/sleep",
+    "/start_draft_weight_update",
+    "/start_profile",
+    "/start_weight_update",
+    "/stop_profile",
+    "/update_weight_version",
+    "/update_weights",
+    "/wake_up",
+    "/weight_checker",
+)
+_NOT_FOR_CALLERS = frozenset((*_LORA, *_VLLM_STEERING))
 MAX_WAIT = b"x-lamplighter-max-wait"
 PRIORITY = b"x-lamplighter-priority"
 _PRIORITIES: dict[bytes, Priority] = {b"low": "low", b"normal": "normal", b"high": "high"}
