@@ -60,6 +60,7 @@ class Router:
         pin = self._pin(request)
         model = self._model(snapshot, request, pin)
         record.model = model
+        record.priority = request.priority or snapshot.config.settings(model).priority
         self._arrived(record)
         if pin is not None and pin.model != model:
             pin = None  # a stored response is no way to another model than the one asked for
@@ -142,8 +143,7 @@ class Journey:
             wait_s = min(wait_s, request.max_wait_s)
         self._deadline_s = record.received_s + wait_s
         record.deadline_s = wait_s
-        record.priority = request.priority or self.settings.priority
-        asked = Asked(request.size, self._deadline_s, request.priority or self.settings.priority)
+        asked = Asked(request.size, self._deadline_s, record.priority)
         self._places = Places(snapshot, model, asked, planners, clock)
         self._failure: GatewayError | None = None  # of the last attempt
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from config.settings import Priority
 from router.usage import Usage
 
 Outcome = Literal["ok", "client_error", "error", "cancelled"]
@@ -43,7 +44,7 @@ class Record(Struct):
     ended_s: float | None = None
     status: int = 0
     error_code: str = ""
-    priority: str = "normal"
+    priority: Priority = "normal"
     deadline_s: float | None = None  # how long after `received_s` it could wait for a server
     answered_by: str = ""  # the model whose servers were asked last; a fallback's is another
     usage: Usage | None = None

@@ -24,6 +24,7 @@ def models(fakes: FakeServers) -> dict[str, Any]:
     url = fakes.urls[0]
     return {
         "cold": cold(gpu_hour=HOUR_USD),
+        "eager": {**model([url], served_as="fake"), "priority": "low"},
         "pool": model([{"url": url, "gpu_hour": HOUR_USD}], served_as="fake"),  # type: ignore[list-item]
         "outside": {
             "served_as": "fake",
@@ -103,6 +104,15 @@ def test_demand_of_a_model_is_shown(measured: GatewayProcess) -> None:
     assert found["first_token"]["hot"]["count"] == 1
     short = measured.model("cold")["demand"]
     assert set(found) - set(short) == {"model", "gaps", "hours"}
+
+
+def test_arrivals_are_counted_by_the_priority_that_was_asked_for(measured: GatewayProcess) -> None:
+    ask(measured, "eager")
+    headers = {"x-lamplighter-priority": "high"}
+    measured.http.post("/v1/chat/completions", json=chat("eager"), headers=headers)
+    found = samples(measured)
+    assert found["lamplighter_arrivals_total eager low"] == 1
+    assert found["lamplighter_arrivals_total eager high"] == 1
 
 
 def test_spend_is_shown_by_kind(measured: GatewayProcess) -> None:
