@@ -290,4 +290,5 @@ def _row(record: Record, offset_s: float) -> Row:
         record.outcome,
         record.answered_by,
         "; ".join(record.reasons),
+        record.bytes_in,
     )

@@ -44,6 +44,7 @@ class Row(Struct, array_like=True, frozen=True):
 
     `deadline_s` is how long after its arrival it could wait for a server, `answered_by` the model
     whose servers were asked last, `placement` where (`hot`, `cold`, `api`; empty: nowhere).
+    By `bytes_in`, the size of its body, it was guessed what an API would charge for it.
     """
 
     time: float
@@ -62,6 +63,7 @@ class Row(Struct, array_like=True, frozen=True):
     outcome: str
     answered_by: str
     reasons: str
+    bytes_in: int = 0
 
 
 class Transition(Struct, array_like=True, frozen=True):
