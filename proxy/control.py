@@ -150,6 +150,7 @@ class _Admin:
             gateway.in_flight(name),
             gateway.waiting(name),
             gateway.measures,
+            gateway.planners.get(name),
         )
 
     async def demand(self, request: Request) -> Response:

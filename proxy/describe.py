@@ -12,6 +12,7 @@ from backends.instance import Instance
 from policies.waiting import remaining_start_s
 from router.demand import quantiles
 from router.measures import Measures
+from router.planner import Planner
 from router.spend import Spend
 
 CREATED = 1_700_000_000  # the API wants a number; a model of ours has no date of its own
@@ -55,6 +56,7 @@ def model_state(
     in_flight: int,
     waiting: int,
     measures: Measures,
+    planner: Planner | None,
 ) -> dict[str, Any]:
     """All that an operator may want to know of a model. Durations in seconds."""
     backends = snapshot.backends[name]
@@ -71,6 +73,27 @@ def model_state(
         "start": _start(cold) if cold is not None else None,
         "demand": demand(measures, name, now_s, in_flight + waiting, whole=False),
         "spend_today_usd": spent_on(measures.spend, measures.spend.today).get(name, {}),
+        "decisions": _decisions(planner, now_s) if planner is not None else None,
+    }
+
+
+def _decisions(planner: Planner, now_s: float) -> dict[str, Any]:
+    """What would happen next without a request, and why. USD per hour, delay included."""
+    placement, descent, early = planner.placement, planner.descent(), planner.prestart()
+    prospects = planner.prospects()
+    return {
+        "placement": {
+            "name": placement.name,
+            "for_s": round(now_s - placement.since_s, 3),
+            "reason": placement.reason,
+            "usd_per_hour": {n: round(p.total_usd_per_hour, 6) for n, p in prospects.items()},
+        },
+        "descent": {
+            "steps": [{"after_s": round(after_s, 3), "rung": r} for after_s, r in descent.steps],
+            "reason": descent.reason,
+        },
+        "early_start": _rounded(msgspec.to_builtins(early)) if early is not None else None,
+        "budget": msgspec.to_builtins(planner.allowance),
     }
 
 
