@@ -47,7 +47,7 @@ class Form:
         """The gap that this share of gaps is longer than."""
         if self.family == "gamma":
             return upper_quantile(self.shape, share) / self.shape
-        return self._unit * (-math.log(share)) ** (1.0 / self.shape)
+        return float(self._unit * (-math.log(share)) ** (1.0 / self.shape))
 
     def mean_up_to(self, gap: float) -> float:
         """The mean of the gaps that are not longer."""

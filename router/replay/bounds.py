@@ -43,13 +43,13 @@ def clairvoyant_early_usd(work: Work, rungs: Ladder) -> float:
     hold = work.economics.hold_usd_s
     usd = (work.busy_s + _extra_busy_s(work)) * hold + rungs[-1].wake_s * hold
     for gap_s in (*work.gaps_s(), *_extra_gaps(work)):
-        usd += min(
-            rung.hold_usd_s * max(gap_s - rung.wake_s, 0.0) + rung.wake_s * hold
-            if rung.wake_s
-            else rung.hold_usd_s * gap_s
-            for rung in rungs
-        )
+        usd += min(_early_usd(rung, gap_s, hold) for rung in rungs)
     return usd
+
+
+def _early_usd(rung: Rung, gap_s: float, hold: float) -> float:
+    held_s = max(gap_s - rung.wake_s, 0.0)
+    return (rung.hold_usd_s * held_s if rung.hold_usd_s else 0.0) + rung.wake_s * hold
 
 
 def _best(rungs: Ladder, gap_s: float) -> Rung:
@@ -109,5 +109,3 @@ def fixed_usd(gaps_s: Sequence[float], idle_s: float, wake_usd: float, hold_usd_
     """What a fixed idle time costs over gaps: the closed form."""
     held = sum(min(gap_s, idle_s) for gap_s in gaps_s)
     return held * hold_usd_s + sum(gap_s > idle_s for gap_s in gaps_s) * wake_usd
-
-

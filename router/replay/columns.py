@@ -44,6 +44,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         "executiontime", "latencys", "executiontimes", "processingtime", "gentime", "gentimes",
         "generationtime", "exectimeseconds", "durationseconds", "exectime",
     ),
+    "waited": ("waited", "waiteds", "waitedms"),
     "priority": ("priority", "prio"),
     "deadline": ("deadline", "deadlines", "deadlinems", "timeout", "timeouts", "slo", "slos"),
     "window": ("windowstart", "windowstarts", "window", "starttimewindow"),

@@ -1,4 +1,4 @@
-"""The gamma distribution's share below a value and its inverse; the standard library has neither."""
+"""The gamma distribution: its share below a value, and the inverse of the share above."""
 
 import math
 

@@ -19,6 +19,7 @@ class Keeper(Protocol):
     def descent(self) -> Steps: ...
     def early(self) -> tuple[float, float] | None:
         """Seconds into the gap at which to start before anybody asks, and until which to hold."""
+
     def woke(self, rung: RungName, took_s: float) -> None: ...
     def began(self, now_s: float) -> None: ...
     def passed(
@@ -37,7 +38,7 @@ class Keeper(Protocol):
 
 
 class Fixed:
-    """Satisfies `Keeper`: off after a fixed time, `()` for never; callers are held, come what may."""
+    """Satisfies `Keeper`: fixed steps, `()` for never; callers are held, come what may."""
 
     weighs = False
 

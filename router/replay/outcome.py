@@ -36,13 +36,13 @@ class Waits:
         left = requests - self.waited
         if share * requests <= left:
             return 0.0
+        longest = max(self._buckets, default=0)
         for bucket, count in sorted(self._buckets.items()):
             left += count
             if left >= share * requests - 1e-9:
+                longest = bucket
                 break
-        else:
-            return 0.0
-        return math.exp((bucket - 0.5) / _PER_E)
+        return math.exp((longest - 0.5) / _PER_E)
 
 
 @dataclass(slots=True)
@@ -100,7 +100,9 @@ class Outcome:
 
     def as_json(self) -> dict[str, float]:
         """Every sum, and what is made of them; rates are shares of requests or of gaps."""
-        sums = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "waits"}
+        sums = {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name != "waits"
+        }
         asked = max(self.requests, 1.0)
         return {
             **{name: round(value, 6) for name, value in sums.items()},

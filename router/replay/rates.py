@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -60,6 +60,7 @@ class RateTrace:
     notes: tuple[str, ...]
     drawn_up_to_rps: float = DRAWN_UP_TO_RPS
     epoch_s: float = MONDAY_S
+    starts_s: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -51,11 +51,11 @@ class Requests:
         there = {name: getattr(self, name) for name in (*names, "priorities")}
         return {name: column for name, column in there.items() if column is not None}
 
-    def until(self, end_s: float) -> "Requests":
+    def until(self, end_s: float) -> Requests:
         """The rows that begin before a time."""
         return self._rows(slice(0, bisect_left(self.at_s, end_s)))
 
-    def in_order(self) -> "Requests":
+    def in_order(self) -> Requests:
         """Sorted by time; itself when it is already."""
         at_s = self.at_s
         if all(a <= b for a, b in zip(at_s, at_s[1:], strict=False)):
@@ -63,7 +63,7 @@ class Requests:
         order = sorted(range(len(at_s)), key=at_s.__getitem__)
         return self._rows(order)
 
-    def _rows(self, rows: slice | list[int]) -> "Requests":
+    def _rows(self, rows: slice | list[int]) -> Requests:
         new = Requests(input_tokens=self.input_tokens, output_tokens=self.output_tokens)
         for name, column in self.columns.items():
             assert isinstance(column, array)

@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from config.schema import Config
-from policies.budget import Purse
 from policies.keep_alive import floor_s
 from policies.rungs import Ladder, RungName
 from router.economics import Economics, economics
@@ -17,14 +18,13 @@ from router.replay.bounds import clairvoyant, clairvoyant_early_usd, ladder_of
 from router.replay.outcome import Outcome, total
 from router.replay.policies import Policy
 from router.replay.run import Run
+from router.replay.server import Happened
 from router.replay.starts import drawing
 from router.replay.traces import Trace
 from router.replay.work import Work, work_of
 
 SHORTEST_FLOOR_S = 1.0
 MINUTE_S = 60.0
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Setting:
     measured_s: Mapping[str, Sequence[float]] = field(default_factory=dict)  # starts, by model
 
     def facts(self, model: str) -> Economics:
-        return economics(self.config, self.like[model])
+        return replace(economics(self.config, self.like[model]), model=model)
 
     def warm(self, model: str, epoch_s: float) -> bool:
         cold = self.config.models[self.like[model]].cold
@@ -104,7 +104,7 @@ class Replay:
             case "clairvoyant":
                 return Found(clairvoyant(work, rungs), clairvoyant_early_usd(work, rungs))
             case "keeper":
-                return Found(self._run(work, model, policy, rungs))
+                return Found(self.run(work, model, policy, rungs))
 
     def _draw(
         self, model: str, facts: Economics
@@ -112,8 +112,21 @@ class Replay:
         measured_s = self.setting.measured_s.get(model, ())
         return drawing(facts, measured_s, f"{self.setting.seed}/{model}/starts")
 
-    def _run(self, work: Work, model: str, policy: Policy, rungs: Ladder) -> Outcome:
-        run = self.begin(work, model, policy, rungs)
+    def run(
+        self,
+        work: Work,
+        model: str,
+        policy: Policy,
+        rungs: Ladder,
+        happened: Happened | None = None,
+    ) -> Outcome:
+        """One model under a policy that decides."""
+        facts = work.economics
+        assert policy.keeper is not None
+        hold: dict[RungName, float] = {"hot": facts.hold_usd_s, "off": 0.0}
+        hold.update({level.name: level.share * facts.hold_usd_s for level in facts.sleep})
+        draw_s, _ = self._draw(model, facts)
+        run = Run(work, policy.keeper(work, rungs), hold, draw_s, happened)
         if policy.ticks:
             for now_s in ticks(self.setting.tick_s(model), work.end_s):
                 run.until(now_s)
@@ -121,14 +134,6 @@ class Replay:
                 run.tick(now_s, epoch_s, None, warm=self.setting.warm(model, epoch_s))
         run.finish()
         return run.outcome
-
-    def begin(self, work: Work, model: str, policy: Policy, rungs: Ladder) -> Run:
-        facts = work.economics
-        assert policy.keeper is not None
-        hold: dict[RungName, float] = {"hot": facts.hold_usd_s, "off": 0.0}
-        hold.update({level.name: level.share * facts.hold_usd_s for level in facts.sleep})
-        draw_s, _ = self._draw(model, facts)
-        return Run(work, policy.keeper(work, rungs), hold, draw_s)
 
 
 def ticks(every_s: float, end_s: float) -> Iterator[float]:
@@ -164,5 +169,3 @@ def sums(found: Mapping[str, Mapping[str, Found]]) -> dict[str, Found]:
         )
         for policy, by_model in found.items()
     }
-
-

@@ -30,9 +30,7 @@ def drawn_s(points: tuple[float, float, float], share: float) -> float:
 def mean_s(points: tuple[float, float, float]) -> float:
     """The mean of what `drawn_s` draws."""
     knots = [(0.0, drawn_s(points, 0.0)), (_P50, points[0]), (_P90, points[1]), (_P99, points[2])]
-    area = sum(
-        (b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(knots, knots[1:], strict=False)
-    )
+    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in zip(knots, knots[1:], strict=False))
     return area + (1.0 - _P99) * points[2]
 
 

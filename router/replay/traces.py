@@ -12,9 +12,9 @@ import json
 import re
 import sqlite3
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -29,9 +29,15 @@ OLDEST_DATE_S = 10 * 365 * 86400.0  # smaller times are not dates
 class Trace(Protocol):
     """`requests` are in seconds from the beginning of the trace, which is `epoch_s`."""
 
-    models: tuple[str, ...]
-    notes: tuple[str, ...]
-    epoch_s: float
+    @property
+    def models(self) -> tuple[str, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def epoch_s(self) -> float: ...
+    @property
+    def starts_s(self) -> Mapping[str, Sequence[float]]:
+        """Starts that were measured, by model."""
 
     def requests(self, model: str, floor_s: float) -> Requests:
         """Gaps up to `floor_s` need not be told apart from no gap at all."""
@@ -48,6 +54,7 @@ class RequestTrace:
     epoch_s: float
     length_s: float
     notes: tuple[str, ...] = ()
+    starts_s: Mapping[str, Sequence[float]] = field(default_factory=dict)  # measured, by model
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -156,13 +163,18 @@ def _peek(lines: Iterable[str]) -> tuple[str, Iterable[str]]:
 
 
 def read_store(path: Path, days: float | None = None) -> RequestTrace:
-    """The requests that a gateway kept (`store.path` in its configuration)."""
+    """The requests that a gateway kept (`store.path` in its configuration), and its starts."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
-            cursor = db.execute("select * from requests order by 1")
+            cursor = db.execute("SELECT * FROM requests ORDER BY time")
             header = [column[0] for column in cursor.description]
             table = Table(str(path), columns_of(header), enumerate(cursor, 1))
-            return read_requests(table, days)
+            trace = read_requests(table, days)
+            query = "SELECT model, seconds FROM starts WHERE stage = 'total' ORDER BY time"
+            starts_s: dict[str, list[float]] = {}
+            for model, seconds in db.execute(query):
+                starts_s.setdefault(model, []).append(float(seconds))
+            return replace(trace, starts_s=starts_s)
     except sqlite3.Error as error:
         raise TraceError(f"{path}: not a store of Lamplighter's: {error}") from error
 
@@ -253,6 +265,8 @@ class _Row:
                 duration_s = max(self._time(row, "end") - at_s, 0.0)
         else:
             at_s = self._time(row, "end") - (duration_s or 0.0)
+        if duration_s is not None and "waited" in self._found:  # for a place, which took nobody's
+            duration_s = max(duration_s - self._number(row, "waited"), 0.0)
         rows.at_s.append(at_s)
         if rows.durations_s is not None:
             rows.durations_s.append(duration_s or 0.0)
@@ -300,4 +314,3 @@ def _priority(cell: Any) -> int:
 def _shortened(name: str) -> str:
     """Azure's names are hashes of 64 digits; ten are enough to tell 10,000 of them apart."""
     return name[:10] if re.fullmatch(r"[0-9a-f]{64}", name) else name
-
