@@ -19,6 +19,7 @@ from config.watch import Watcher
 from proxy.admin_key import find_key
 from proxy.cost import cost
 from proxy.process import log_to_stderr
+from proxy.replay import replay
 from proxy.serve import serve_gateway
 
 
@@ -138,6 +139,7 @@ def demo(host: str, port: int) -> None:
 
 
 main.add_command(cost)
+main.add_command(replay)
 
 if __name__ == "__main__":
     main()
