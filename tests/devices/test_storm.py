@@ -43,12 +43,9 @@ def kill_some(gateway: GatewayProcess, seed: int) -> int:
     killed = 0
     while killed < KILLS:
         time.sleep(chance.uniform(0.5, 1.5))
-        ready = [
-            instance
-            for name in NAMES
-            for instance in gateway.model(name)["instances"]
-            if instance["state"] == "ready"
-        ]
+        states = [gateway.model(name) for name in NAMES]
+        assert all("instances" in state for state in states), states
+        ready = [i for state in states for i in state["instances"] if i["state"] == "ready"]
         if ready:
             try:
                 os.kill(server_of(gateway, chance.choice(ready)), signal.SIGKILL)
