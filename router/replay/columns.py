@@ -46,6 +46,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     ),
     "waited": ("waited", "waiteds", "waitedms"),
     "priority": ("priority", "prio"),
+    "bytes": ("bytesin",),
     "deadline": ("deadline", "deadlines", "deadlinems", "timeout", "timeouts", "slo", "slos"),
     "window": ("windowstart", "windowstarts", "window", "starttimewindow"),
     "rate": ("rate", "raterps", "rps", "requestrate", "qps"),

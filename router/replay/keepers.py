@@ -5,7 +5,7 @@ from typing import Protocol
 
 from policies.arrival import ApiState, ColdState, Step, choose
 from policies.rungs import RungName
-from router.planner import BYTES_PER_TOKEN, Planner
+from router.planner import Planner
 
 Steps = Sequence[tuple[float, RungName]]
 ONE_BY_ONE = 200  # requests up to which each is told to the planner
@@ -126,9 +126,9 @@ class Planned:
         rising_for_s: float | None,
         held_s: float,
         priority: str,
-        input_tokens: float,
+        usd: float,
     ) -> Step:
-        """Where a request goes that finds no server ready."""
+        """Where a request goes that finds no server ready; `usd` is its likely price outside."""
         planner = self.planner
         cold = ColdState(
             ready=0,
@@ -140,6 +140,24 @@ class Planned:
         )
         api = None
         if planner.economics.api_usd is not None:
-            api = ApiState(True, planner.expected_usd(round(input_tokens * BYTES_PER_TOKEN)))
+            api = ApiState(True, usd)
         terms = planner.terms(held_s, priority, False)  # type: ignore[arg-type]
         return choose(None, cold, api, terms)[0]
+
+
+class Extra:
+    """Satisfies `Keeper` for the servers of a model beyond the first one."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.weighs = keeper.weighs
+        self.woke = keeper.woke
+        self.began, self.passed = keeper.began, keeper.passed
+        self._keeper = keeper
+
+    def descent(self) -> Steps:
+        if isinstance(self._keeper, Planned):
+            return self._keeper.planner.extra_descent().steps
+        return self._keeper.descent()
+
+    def early(self) -> tuple[float, float] | None:
+        return None

@@ -34,6 +34,7 @@ class Requests:
     durations_s: array[float] | None = None
     deadlines_s: array[float] | None = None  # 0 for none
     priorities: array[int] | None = None  # indices into PRIORITIES, -1 for none
+    sizes: array[float] | None = None  # bytes of the request's body
     input_tokens: float = 0.0
     output_tokens: float = 0.0
 
@@ -48,7 +49,7 @@ class Requests:
     def columns(self) -> dict[str, Sequence[float]]:
         """Those that are there, by their names."""
         names = ("at_s", "until_s", "counts", "inputs", "outputs", "durations_s", "deadlines_s")
-        there = {name: getattr(self, name) for name in (*names, "priorities")}
+        there = {name: getattr(self, name) for name in (*names, "priorities", "sizes")}
         return {name: column for name, column in there.items() if column is not None}
 
     def until(self, end_s: float) -> Requests:

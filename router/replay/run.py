@@ -12,14 +12,18 @@ from collections.abc import Callable, Mapping
 
 from policies.budget import Purse, allowance
 from policies.rungs import RungName
-from router.replay.keepers import Keeper, Planned
+from router.replay.keepers import Extra, Keeper, Planned
 from router.replay.outcome import Outcome
 from router.replay.server import Happened, Server
+from router.replay.singly import Singly
 from router.replay.work import Need, Work
 
 PIECES = 8  # into which the requests of a spell that wait for one start are cut
 LEAST = 1e-9
 DAY_S = 86400.0
+ON_THE_GRID_S = 1e-3  # sums of times are not exact
+
+Placed = Callable[[int, str, bool], None]  # a request's row, where it went, whether it met a start
 
 
 class Run:
@@ -32,6 +36,7 @@ class Run:
         hold_usd_s: Mapping[RungName, float],
         draw_s: Callable[[RungName], float],
         happened: Happened | None = None,
+        placed: Placed | None = None,
     ) -> None:
         self.work = work
         self.keeper = keeper
@@ -39,8 +44,11 @@ class Run:
         self.outcome = Outcome(requests=work.total)
         self.server = Server(keeper, self.outcome, hold_usd_s, draw_s, happened)
         self._happened = happened
+        self._placed = placed
+        one_by_one = self.planned is not None and work.requests.counts is None and not work.even
+        self._singly = Singly(self.planned.planner) if self.planned and one_by_one else None
         self._more = [
-            Server(keeper, self.outcome, hold_usd_s, draw_s) for _ in range(work.peak - 1)
+            Server(Extra(keeper), self.outcome, hold_usd_s, draw_s) for _ in range(work.peak - 1)
         ]
         self._row = 0
         self._stretch = 0
@@ -84,7 +92,8 @@ class Run:
         if self._row:
             self.outcome.gaps += 1
             self.outcome.cold_gaps += not self.server.hot
-        self.keeper.began(now_s)
+        if self._singly is None:
+            self.keeper.began(now_s)
         self._since_s, self._first, self._open, self._told = now_s, self._row, True, 1.0
 
     def _close(self) -> None:
@@ -94,6 +103,9 @@ class Run:
 
     def _tell(self, now_s: float, *, over: bool) -> None:
         """Let the keeper know of the requests since it heard of any."""
+        if self._singly is not None:
+            self._singly.passed(now_s)
+            return
         work = self.work
         requests = work.counted[self._row] - work.counted[self._first]
         into, out = work.tokens(self._first, self._row)
@@ -107,6 +119,26 @@ class Run:
         row = self._row
         end_s = self._pass_stretch(limit_s)
         self.server.serve(self.work.requests.at_s[row], end_s)
+        self._tell_rows(row, "cold")
+
+    def _tell_rows(self, first: int, where: str) -> None:
+        """What came since a row, and did not have to wait."""
+        if self._singly is None and self._placed is None:
+            return
+        for row in range(first, self._row):
+            now_s = self.work.requests.at_s[row]
+            self._came(now_s)
+            self._ends(row, now_s + self.work.service_s(row), where)
+
+    def _came(self, now_s: float) -> None:
+        if self._singly is not None:
+            self._singly.came(now_s)
+
+    def _ends(self, row: int, at_s: float, where: str, *, met_start: bool = False) -> None:
+        if self._singly is not None:
+            self._singly.ends(at_s, self.work.tokens(row, row + 1))
+        if self._placed is not None:
+            self._placed(row, where, met_start)
 
     def _pass_stretch(self, limit_s: float) -> float:
         """Go on to the next stretch, or to the limit within this one; when it ends."""
@@ -137,10 +169,9 @@ class Run:
         if planner.placement.name != "api":
             return False
         work, row = self.work, self._row
-        into, _ = work.tokens(row, row + 1)
-        step = self.planned.step(
-            server.rung, None, work.held_s(row), work.priority_of(row), into / work.count(row)
-        )
+        usd = work.expected_usd(row, planner)
+        held_s, priority = work.held_s(row), work.priority_of(row)
+        step = self.planned.step(server.rung, None, held_s, priority, usd)
         return step.kind == "api" and step.start is None
 
     def _send_away(self, limit_s: float) -> None:
@@ -151,9 +182,11 @@ class Run:
         self.outcome.cold += count
         if self.planned.planner.allowance.stance == "refusing":
             self.outcome.refused += count
+            self._tell_rows(row, "")
             return
         self.outcome.overflowed += count
         self.outcome.api_usd += self.work.usd_of(row, self._row)
+        self._tell_rows(row, "api")
 
     # --- requests that find no server ready -----------------------------------------------------
 
@@ -162,6 +195,7 @@ class Run:
         work, server = self.work, self.server
         now_s, until_s = work.requests.at_s[row], work.until_s(row)
         left, service_s = work.count(row), work.service_s(row)
+        self._came(now_s)
         per_s = left / (until_s - now_s) if until_s > now_s else math.inf
         while left > LEAST:
             server.settle(now_s)
@@ -169,6 +203,7 @@ class Run:
                 end_s = until_s + service_s
                 server.serve(now_s, end_s)
                 self._end_s = max(self._end_s, end_s)
+                self._ends(row, end_s, "cold")
                 return
             waits = self._waits(row, now_s)
             if waits and server.rising_from is None:
@@ -193,14 +228,13 @@ class Run:
         if self.planned is None or self.work.economics.api_usd is None:
             return True
         work, server = self.work, self.server
-        into, _ = work.tokens(row, row + 1)
         rising_for_s = None if server.rising_from is None else now_s - server.rose_s
         step = self.planned.step(
             server.rising_from or server.rung,
             rising_for_s,
             work.held_s(row),
             work.priority_of(row),
-            into / work.count(row),
+            work.expected_usd(row, self.planned.planner),
         )
         self._step = step
         return step.kind == "cold"
@@ -215,9 +249,12 @@ class Run:
             outcome.missed += count
             self._waited(held_s, count)
             self._end_s = max(self._end_s, now_s + held_s)
+            self._ends(row, now_s + held_s, "")
             return
         self._waited(wait_s, count)
-        self._end_s = max(self._end_s, server.await_ready(work.service_s(row)))
+        end_s = server.await_ready(work.service_s(row))
+        self._end_s = max(self._end_s, end_s)
+        self._ends(row, end_s, "cold", met_start=True)
 
     def _waited(self, wait_s: float, count: float) -> None:
         outcome = self.outcome
@@ -229,7 +266,7 @@ class Run:
         assert self.planned is not None
         work, server, step = self.work, self.server, self._step
         planner = self.planned.planner
-        usd = work.usd_of(row, row + 1) / work.count(row)
+        usd = work.expected_usd(row, planner)
         count = left if math.isinf(per_s) else min(left, 1.0)
         if math.isinf(per_s):
             pass
@@ -243,8 +280,10 @@ class Run:
             count = min(left, max(math.floor(lacking), 1.0))
         self.outcome.cold += count
         self.outcome.overflowed += count
-        self.outcome.api_usd += usd * count
-        self._end_s = max(self._end_s, now_s + count / per_s + work.service_s(row))
+        self.outcome.api_usd += work.usd_of(row, row + 1) / work.count(row) * count
+        end_s = now_s + count / per_s + work.service_s(row)
+        self._end_s = max(self._end_s, end_s)
+        self._ends(row, end_s, "api")
         if step.start is not None:
             planner.overflowed(usd * count)
             if step.start and server.rising_from is None:
@@ -263,7 +302,9 @@ class Run:
         if self._open:
             self._tell(now_s, over=False)
         self._allow(epoch_s, shared)
-        if now_s >= planner.periods.now.began_s + planner.economics.place_every_s - LEAST:
+        every_s, began_s = planner.economics.place_every_s, planner.periods.now.began_s
+        began_epoch_s = epoch_s - now_s + began_s
+        if (began_epoch_s + ON_THE_GRID_S) // every_s != (epoch_s + ON_THE_GRID_S) // every_s:
             before = planner.placement.name
             after = planner.place(now_s).name
             if after != before:

@@ -23,8 +23,6 @@ class Server:
         "busy_s",
         "down_s",
         "draw_s",
-        "early_at_s",
-        "early_until_s",
         "gap_s",
         "happened",
         "hold_usd_s",
@@ -70,7 +68,6 @@ class Server:
         self.rose_s = self.ready_s = 0.0
         self.waiting_s = -math.inf  # when the last of those that wait for it will be served
         self.gap_s: float | None = None  # when the gap began that an early start may end
-        self.early_at_s = self.early_until_s = math.inf
 
     @property
     def hot(self) -> bool:
@@ -90,6 +87,8 @@ class Server:
             if self.next_step < len(self.steps):
                 after_s, rung = self.steps[self.next_step]
                 due_s = max(self.base_s + after_s, self.until_s)
+                if self._held_early(min(due_s, now_s)):
+                    continue
                 if due_s < now_s:
                     self._go_down(due_s, rung)
                     continue
@@ -102,7 +101,7 @@ class Server:
         """Start it, or wake it; it is settled up to now, and down."""
         took_s = self.draw_s(self.rung)
         self.rising_from, self.rose_s, self.ready_s = self.rung, now_s, now_s + took_s
-        self.gap_s, self.early_at_s = None, math.inf
+        self.gap_s = None
         self.waiting_s = -math.inf
         self.outcome.starting_usd += took_s * self.hold_usd_s["hot"]
         if self.rung == "off":
@@ -184,17 +183,28 @@ class Server:
             self.outcome.warm_idle_h += passed_s / HOUR_S
         self.outcome.holding_usd += passed_s * self.hold_usd_s[self.rung]
 
+    def _held_early(self, now_s: float) -> bool:
+        """Whether an early start fell due while it was up: then it is held as long, once in a gap.
+
+        It is so when the gap of the model began before the server fell idle.
+        """
+        if self.gap_s is None or self.rung != "hot" or self.base_s <= self.gap_s:
+            return False
+        early = self.keeper.early()
+        if early is None or self.gap_s + early[0] >= now_s:
+            return False
+        self.until_s, self.gap_s = self.gap_s + early[1], None
+        return True
+
     def _rises_early(self, now_s: float) -> bool:
         """Whether it was started before anybody asked: once in a gap."""
-        if self.gap_s is not None:
-            early = self.keeper.early()
-            if early is not None:
-                self.early_at_s = max(self.gap_s + early[0], self.since_s)
-                self.early_until_s = self.gap_s + early[1]
-            self.gap_s = None
-        if self.early_at_s >= now_s:
+        early = self.keeper.early() if self.gap_s is not None else None
+        if self.gap_s is None or early is None:
             return False
-        at_s, self.until_s = self.early_at_s, self.early_until_s
+        at_s = max(self.gap_s + early[0], self.since_s)
+        if at_s >= now_s:
+            return False
+        self.until_s = self.gap_s + early[1]
         self._hold(at_s)
         self.rise(at_s)
         self.outcome.early_starts += 1

@@ -17,11 +17,11 @@ from router.economics import Economics, economics
 from router.replay.bounds import clairvoyant, clairvoyant_early_usd, ladder_of
 from router.replay.outcome import Outcome, total
 from router.replay.policies import Policy
-from router.replay.run import Run
+from router.replay.run import Placed, Run
 from router.replay.server import Happened
 from router.replay.starts import drawing
 from router.replay.traces import Trace
-from router.replay.work import Work, work_of
+from router.replay.work import Work, to_tick_s, work_of
 
 SHORTEST_FLOOR_S = 1.0
 MINUTE_S = 60.0
@@ -82,6 +82,7 @@ def prepare(setting: Setting, trace: Trace, model: str) -> Work:
         setting.held_s(model),
         setting.tick_s(model),
         settings.priority,
+        trace.epoch_s,
     )
 
 
@@ -119,16 +120,18 @@ class Replay:
         policy: Policy,
         rungs: Ladder,
         happened: Happened | None = None,
+        placed: Placed | None = None,
+        draw_s: Callable[[RungName], float] | None = None,
     ) -> Outcome:
-        """One model under a policy that decides."""
+        """One model under a policy that decides; `draw_s` in place of what the setting draws."""
         facts = work.economics
         assert policy.keeper is not None
         hold: dict[RungName, float] = {"hot": facts.hold_usd_s, "off": 0.0}
         hold.update({level.name: level.share * facts.hold_usd_s for level in facts.sleep})
-        draw_s, _ = self._draw(model, facts)
-        run = Run(work, policy.keeper(work, rungs), hold, draw_s, happened)
+        draw_s = draw_s or self._draw(model, facts)[0]
+        run = Run(work, policy.keeper(work, rungs), hold, draw_s, happened, placed)
         if policy.ticks:
-            for now_s in ticks(self.setting.tick_s(model), work.end_s):
+            for now_s in ticks(self.setting.tick_s(model), work.end_s, self.trace.epoch_s):
                 run.until(now_s)
                 epoch_s = self.trace.epoch_s + now_s
                 run.tick(now_s, epoch_s, None, warm=self.setting.warm(model, epoch_s))
@@ -136,8 +139,9 @@ class Replay:
         return run.outcome
 
 
-def ticks(every_s: float, end_s: float) -> Iterator[float]:
-    now_s = every_s
+def ticks(every_s: float, end_s: float, epoch_s: float) -> Iterator[float]:
+    """From the beginning, which is at `epoch_s`: the multiples of `every_s` by the wall clock."""
+    now_s = to_tick_s(0.0, every_s, epoch_s)
     while now_s < end_s:
         yield now_s
         now_s += every_s

@@ -254,6 +254,8 @@ class _Row:
             rows.deadlines_s = array("d")
         if "priority" in self._found:
             rows.priorities = array("b")
+        if "bytes" in self._found:
+            rows.sizes = array("d")
         return rows
 
     def into(self, rows: Requests, row: Sequence[Any]) -> None:
@@ -278,6 +280,8 @@ class _Row:
             rows.deadlines_s.append(self._number(row, "deadline"))
         if rows.priorities is not None:
             rows.priorities.append(_priority(row[self._found["priority"]]))
+        if rows.sizes is not None:
+            rows.sizes.append(self._number(row, "bytes"))
 
     def _time(self, row: Sequence[Any], meaning: str) -> float:
         text = row[self._found[meaning]]

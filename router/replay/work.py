@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from router.economics import Economics
+from router.planner import BYTES_PER_TOKEN, Planner
 from router.replay.requests import PRIORITIES, Requests, running
 
 BIN_S = 60.0  # over which the rate is taken that says how many servers are needed
@@ -96,6 +97,14 @@ class Work:
         stated = -1 if priorities is None else priorities[row]
         return self.priority if stated < 0 else PRIORITIES[stated]
 
+    def expected_usd(self, row: int, planner: Planner) -> float:
+        """What a request of a row would likely cost at the outside API, as a gateway guesses."""
+        sizes = self.requests.sizes
+        if sizes is not None:
+            return planner.expected_usd(round(sizes[row]))
+        into, _ = self.tokens(row, row + 1)
+        return planner.expected_usd(round(into / self.count(row) * BYTES_PER_TOKEN))
+
     @property
     def even(self) -> bool:
         """Whether all requests take the same time, so that who came last ends last."""
@@ -133,9 +142,10 @@ def work_of(
     deadline_s: float,
     tick_s: float,
     priority: str = "normal",
+    epoch_s: float = 0.0,
 ) -> Work:
-    """Cut at ticks, counted and joined into stretches."""
-    work = Work(_cut(requests, tick_s), economics, end_s, deadline_s, priority)
+    """Cut at ticks, counted and joined into stretches; the trace begins at `epoch_s`."""
+    work = Work(_cut(requests, tick_s, epoch_s), economics, end_s, deadline_s, priority)
     requests = work.requests
     counts = requests.counts
     rows = len(requests)
@@ -155,7 +165,13 @@ def _sums(column: array[float] | None, counts: array[float] | None) -> array[flo
     return running([tokens * count for tokens, count in zip(column, counts, strict=True)])
 
 
-def _cut(requests: Requests, tick_s: float) -> Requests:
+def to_tick_s(now_s: float, tick_s: float, epoch_s: float) -> float:
+    """The next moment that is a multiple of a tick by the wall clock of a trace."""
+    offset_s = epoch_s % tick_s
+    return ((now_s + offset_s) // tick_s + 1) * tick_s - offset_s
+
+
+def _cut(requests: Requests, tick_s: float, epoch_s: float) -> Requests:
     """Spells cut at the multiples of a tick; their requests fall evenly."""
     if requests.until_s is None or requests.counts is None:
         return requests
@@ -163,7 +179,7 @@ def _cut(requests: Requests, tick_s: float) -> Requests:
     new.until_s, new.counts = array("d"), array("d")
     for at_s, until_s, count in zip(requests.at_s, requests.until_s, requests.counts, strict=True):
         length_s = until_s - at_s
-        next_s = (at_s // tick_s + 1) * tick_s
+        next_s = to_tick_s(at_s, tick_s, epoch_s)
         while next_s < until_s:
             new.at_s.append(at_s)
             new.until_s.append(next_s)

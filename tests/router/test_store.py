@@ -19,7 +19,23 @@ from router.store import GAPS_KEPT, STARTS_KEPT, KeptHour, Row, Store, StoreErro
 from tests.gateway import eventually
 
 ROW = Row(
-    1000.0, "m", 5, 7, 2, "high", 30.0, 2.5, "cold", True, 1.5, 2.0, 0.25, "ok", "m", "off: start"
+    1000.0,
+    "m",
+    5,
+    7,
+    2,
+    "high",
+    30.0,
+    2.5,
+    "cold",
+    True,
+    1.5,
+    2.0,
+    0.25,
+    "ok",
+    "m",
+    "off: start",
+    9,
 )
 
 
@@ -80,7 +96,7 @@ def test_what_was_written_is_read_back(path: str, errors: Errors) -> None:
     assert kept.spend == [Amount(20_000, "m", "api", 11)]
     assert query(path, "SELECT * FROM requests") == [
         (1000.0, "m", 5, 7, 2, "high", 30.0, 2.5, "cold", 1, 1.5, 2.0, 0.25, "ok", "m")
-        + ("off: start",)
+        + ("off: start", 9)
     ]
     assert query(path, "SELECT * FROM transitions") == [(4.0, "m", "m@1", "ready", "hot")]
     assert errors.count == 0
