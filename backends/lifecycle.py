@@ -11,21 +11,22 @@ is taken on a state that has changed meanwhile. States of an instance:
 
 Rules that hold: one start serves all who wait, and so does one wake; an instance that starts,
 wakes or serves is never unloaded or put to sleep by the passing of time; the idle clock starts at
-the last byte; a lease is counted only when its waiter took it, and is one of a ready instance;
-nobody starts or wakes a server for a caller who left. What sleeps is in `ladder.py`.
+the last byte; nobody starts or wakes a server for a caller who left. What sleeps is in
+`ladder.py`, who is handed a place in `serving.py`.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 
 from backends.backoff import StartBackoff
 from backends.endpoint import Endpoint
 from backends.holding import Holding, Rung
-from backends.instance import ASLEEP, STARTING, ColdSettings, Failure, Instance, State
+from backends.instance import STARTING, ColdSettings, Failure, Instance, State
 from backends.ladder import Ladder
-from backends.lease import Lease, NoEndpoint, StartFailed, Unavailable, Waiter, WaitQueue
+from backends.lease import StartFailed, Unavailable, Waiter, WaitQueue
 from backends.memory import Memory, Unshared
+from backends.serving import Serving
 from backends.states import Effects, States
 from backends.tenancy import Tenancy
 
@@ -71,6 +72,7 @@ class Lifecycle:
             grow=self._grow,
             serve=self._serve,
         )
+        self.serving = Serving(self.states, queue, used=self.tenancy.used, released=self.released)
 
     @property
     def settings(self) -> ColdSettings:
@@ -83,11 +85,12 @@ class Lifecycle:
         if waiter.gone:
             return
         if only is not None:
-            self._acquire_at(only, waiter)
+            self.serving.pin(only, waiter)
+            self._grow()
             return
-        instance = self._with_room(waiter.excluding)
+        instance = self.serving.with_room(waiter.excluding)
         if instance is not None:
-            self._grant(instance, waiter)
+            self.serving.grant(instance, waiter)
             return
         try:
             self._refuse_if_failing()
@@ -105,23 +108,8 @@ class Lifecycle:
         waiter.excluding = ()
         self._serve_waiters()
 
-    def _acquire_at(self, instance_id: str, waiter: Waiter) -> None:
-        instance = self.instances.get(instance_id)
-        if instance is not None and instance.open:
-            self._grant(instance, waiter)
-        elif instance is not None and (instance.state in ASLEEP or instance.yields_to):
-            try:
-                instance.pinned.join(waiter)
-            except Unavailable as refusal:
-                waiter.future.set_exception(refusal)
-            self._grow()
-        else:
-            waiter.future.set_exception(NoEndpoint(f"instance {instance_id} is gone"))
-
     def abandon(self, waiter: Waiter) -> None:
-        for queue in (self.queue, *(i.pinned for i in self.instances.values())):
-            if waiter in queue:
-                queue.leave(waiter)
+        self.serving.leave(waiter)
         self.tenancy.memory.poke()
 
     def released(self, instance_id: str, served: bool) -> None:
@@ -287,39 +275,8 @@ class Lifecycle:
         if left_s > 0 and not self.instances.staying:
             raise StartFailed(self.backoff.failure or "its last start failed", left_s)
 
-    def _with_room(self, excluding: Collection[Endpoint] = ()) -> Instance | None:
-        open_ones = [
-            i
-            for i in self.instances.ready
-            if i.open
-            and i.endpoint is not None
-            and i.endpoint.free >= 1
-            and i.endpoint.breaker.closed  # else it is being verified
-            and i.endpoint not in excluding
-        ]
-        return min(open_ones, key=lambda i: i.in_flight, default=None)
-
-    def _grant(self, instance: Instance, waiter: Waiter) -> None:
-        assert instance.endpoint is not None
-        self.tenancy.used(instance)
-        waiter.future.set_result(
-            Lease(
-                instance.endpoint,
-                lambda lease: self._effects.post(self.released, instance.id, lease.served),
-                cold_start=instance.reached[State.READY] > waiter.since_s,
-            )
-        )
-
     def _serve_waiters(self) -> None:
-        """Hand out what is free, in order of arrival."""
-        for waiter in list(self.queue) if self._with_room() else ():
-            instance = self._with_room(waiter.excluding)
-            if instance is not None:
-                self.queue.leave(waiter)
-                if not waiter.gone:
-                    self._grant(instance, waiter)
-            elif not waiter.excluding:
-                break
+        self.serving.serve()
         self.tenancy.memory.poke()
         self._end_if_unneeded()
 
@@ -334,8 +291,7 @@ class Lifecycle:
 
     def _serve(self, instance: Instance) -> None:
         """It takes requests from now on."""
-        while waiter := instance.pinned.pop():
-            self._grant(instance, waiter)
+        self.serving.serve_pinned(instance)
         self._serve_waiters()
 
     def _grow(self) -> None:
@@ -411,9 +367,8 @@ class Lifecycle:
         self._wanted = 0
         if self.instances.staying:
             return  # another instance serves those who wait
-        while waiter := self.queue.pop():
-            pause_s = self.backoff.refusing_until_s - now_s
-            waiter.future.set_exception(StartFailed(failure.message, pause_s))
+        pause_s = self.backoff.refusing_until_s - now_s
+        self.serving.refuse(lambda: StartFailed(failure.message, pause_s))
 
     def _relaunch_when_due(self) -> None:
         if self.backoff.launch_after_s < self._relaunch_at_s:
