@@ -259,7 +259,7 @@ class Planner:
         self._busy_since_s, self._busy_requests = now_s, 0.0
 
     def _end_busy(self, now_s: float) -> None:
-        length_s = now_s - self._busy_since_s
+        length_s = max(now_s - self._busy_since_s, 0.0)
         instances = self.instances_for(self._busy_requests / max(length_s, RATE_OVER_S))
         self.periods.busy(length_s, instances)
 

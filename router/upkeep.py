@@ -84,7 +84,9 @@ class Upkeep:
         period = self._period(planner)
         if period != tended.period:
             tended.period = period
-            self._place(name, planner, now_s)
+            late_s = self._epoch() % planner.economics.place_every_s
+            # As of the moment at which it was due: a shortest stay of two periods is two periods.
+            self._place(name, planner, now_s - late_s if late_s < LOOK_EVERY_S else now_s)
         cold = self._fleet.snapshot.backends[name].cold
         if cold is not None:
             if planner.allowance.stance != stance:
