@@ -1,5 +1,7 @@
 """The last gaps, beside a plain list."""
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,3 +42,15 @@ def test_a_raised_floor_keeps_what_is_known():
     gaps.floor_s = 5.0
     assert not gaps.add(4.0)
     assert gaps.values() == [2.0, 3.0]
+
+
+def test_the_oldest_goes_when_a_new_one_comes():
+    gaps = Gaps()
+    rng = random.Random(4)
+    values = [float(rng.randint(1, 400)) for _ in range(3 * REMEMBERED)]
+    for n, value in enumerate(values):
+        gaps.add(value)
+        last = values[max(n + 1 - REMEMBERED, 0) : n + 1]
+        assert gaps.seen == n + 1
+        assert gaps.ascending == sorted(last)
+        assert gaps.values() == last

@@ -305,6 +305,37 @@ def test_a_rung_that_earned_its_time_takes_along_one_that_did_not():
     assert gone.steps == ((60.0, "off"),)
 
 
+def test_a_rung_that_earned_its_time_takes_along_the_one_below_it():
+    """Hot for 160 s would have saved 5 wakes from sleep, but less than 2 starts."""
+    rungs = (
+        Rung("hot", 1.0, 0.0, 0.0),
+        Rung("sleep_1", 0.5, 50.0, 50.0),  # B 100 s
+        Rung("off", 0.0, 125.0, 125.0),  # B 150 s
+    )
+    gone = Gone("clamped", rungs).through([160.0] * 2 + [50.0] * 50 + [130.0] * 6)
+    assert gone.steps == ((160.0, "off"),)
+
+
+def test_clamped_never_holds_longer_than_four_break_evens():
+    often = [-0.9 * B_S * math.log(1 - (n + 0.5) / 200) for n in range(200)]
+    gaps = Gaps(FLOOR_S, often)
+    assert descend("empirical", two(B_S), gaps, Learned()).steps[0][0] > LONGEST_HOLD * B_S
+    ((after_s, _),) = descend("clamped", two(B_S), gaps, Learned()).steps
+    assert 3 * B_S < after_s <= LONGEST_HOLD * B_S
+
+
+def test_new_prices_are_learned_for_at_once():
+    gone = Gone("clamped", two(B_S)).through([LONG] * 100)
+    assert descend("clamped", two(2 * B_S), gone.gaps, gone.learned).steps == ((4.0, "off"),)
+    assert gone.steps == ((2.0, "off"),)
+
+
+def test_gaps_that_everybody_holds_through_give_no_credit():
+    gone = Gone("clamped", two(B_S)).through([FLOOR_S] * 1000)
+    assert gone.learned.credit == CREDIT_WAKES
+    assert gone.gaps.seen == 0
+
+
 @given(LADDERS, RUNS)
 def test_what_was_learned_survives_another_unit_of_money(
     rungs: Ladder, runs: list[tuple[float, int]]
