@@ -107,22 +107,24 @@ def long_gaps(rng: Random, form: Form, count: int, width_s: float, floor_s: floa
 
 
 def spells(
-    rng: Random, form: Form, count: float, begin_s: float, width_s: float, floor_s: float
-) -> Iterator[tuple[float, float, float]]:
-    """A busy window as (from, until, requests): the stretches between its long gaps.
+    rng: Random, form: Form, count: int, begin_s: float, width_s: float, floor_s: float
+) -> Iterator[tuple[float, float, int]]:
+    """A busy window as (first request, last request, requests): the runs between its long gaps.
 
-    The long gaps lie between requests that are drawn evenly; a stretch takes of the time that is
-    left its share by its requests.
+    The window has a gap before each of its requests and one after the last. Which of them are the
+    long ones is drawn; all others are alike.
     """
-    gaps = long_gaps(rng, form, round(count) + 1, width_s, floor_s)
-    rng.shuffle(gaps)
-    cuts = sorted(rng.random() * count for _ in gaps)
-    pace_s = max(width_s - sum(gaps), 0.0) / count
-    at_s, done = begin_s, 0.0
-    for cut, gap_s in zip(cuts, gaps, strict=True):
-        until_s = at_s + (cut - done) * pace_s
-        if cut > done:
-            yield at_s, until_s, cut - done
-        at_s, done = until_s + gap_s, cut
+    gaps = long_gaps(rng, form, count + 1, width_s, floor_s)
+    places = rng.sample(range(count + 1), len(gaps))
+    short_s = (width_s - sum(gaps)) / max(count + 1 - len(gaps), 1)
+    at_s, done = begin_s, 0
+    for place, gap_s in sorted(zip(places, gaps, strict=True)):
+        if place > done:
+            first_s = at_s + (short_s if done == 0 and at_s == begin_s else 0.0)
+            last_s = first_s + (place - done - 1) * short_s
+            yield first_s, last_s, place - done
+            at_s, done = last_s, place
+        at_s += gap_s
     if count > done:
-        yield at_s, begin_s + width_s, count - done
+        first_s = at_s + (short_s if done == 0 and at_s == begin_s else 0.0)
+        yield first_s, first_s + (count - done - 1) * short_s, count - done

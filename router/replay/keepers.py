@@ -114,7 +114,7 @@ class Planned:
             if not over:
                 planner.arrived(now_s)
             return
-        whole = round(requests)
+        whole = max(round(requests), 0)
         for _ in range(whole):
             planner.arrived(since_s)
         for _ in range(whole + 1 if over else whole):

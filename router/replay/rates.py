@@ -85,14 +85,14 @@ class RateTrace:
     ) -> None:
         at_s, until_s, counts = into
         count = window.rate_rps * self.width_s
+        whole = int(count + rng.random()) if abs(count - round(count)) > 0.01 else round(count)
         if window.rate_rps <= self.drawn_up_to_rps:
-            whole = int(count + rng.random()) if abs(count - round(count)) > 0.01 else round(count)
             times = array("d", draw(rng, window.form, whole, window.begin_s, self.width_s))
             at_s.extend(times)
             until_s.extend(times)
             counts.extend([1.0] * whole)
             return
-        for spell in spells(rng, window.form, count, window.begin_s, self.width_s, floor_s):
+        for spell in spells(rng, window.form, whole, window.begin_s, self.width_s, floor_s):
             for column, value in zip(into, spell, strict=True):
                 column.append(value)
 
