@@ -7,7 +7,6 @@ a trace that was half understood would be replayed into wrong money.
 
 import csv
 import gzip
-import io
 import json
 import re
 import sqlite3
@@ -17,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from router.replay.columns import Columns, TraceError, clock_of, columns_of, number
 from router.replay.requests import PRIORITIES, Requests
@@ -83,13 +82,12 @@ class Table:
 def open_text(path: Path) -> IO[str]:
     """A text file, unzipped if need be. TraceError when it cannot be opened."""
     try:
-        raw = path.open("rb")
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        opener: Callable[..., Any] = gzip.open if packed else open
+        return cast(IO[str], opener(path, "rt", encoding="utf-8-sig", newline=""))
     except OSError as error:
         raise TraceError(f"{path}: cannot read it: {error.strerror}") from error
-    packed = raw.read(2) == b"\x1f\x8b"
-    raw.seek(0)
-    binary: Any = gzip.GzipFile(fileobj=raw) if packed else raw
-    return io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
 
 
 def is_store(path: Path) -> bool:

@@ -13,8 +13,13 @@ from policies.placement import Rules
 from policies.rungs import RungName
 from router.economics import Economics, SleepRung
 from router.planner import Planner
-from router.replay.bounds import best_fixed_s, clairvoyant, clairvoyant_early_usd, fixed_usd
-from router.replay.bounds import ladder_of
+from router.replay.bounds import (
+    best_fixed_s,
+    clairvoyant,
+    clairvoyant_early_usd,
+    fixed_usd,
+    ladder_of,
+)
 from router.replay.histogram import Histogram
 from router.replay.keepers import Fixed, Keeper, Planned
 from router.replay.outcome import Outcome
@@ -25,9 +30,7 @@ from tests.replay.reference import Reference
 
 PINNED = Rules("on_demand", False, 10.0, 1.0, 240.0, 0.15, 600.0)
 FACTS = Economics("m", hold_usd_s=1.0, priced=True, start_s=(20.0,) * 3, rules=PINNED)
-ASLEEP = replace(
-    FACTS, sleep=(SleepRung("sleep_1", 0.25, 3.0), SleepRung("sleep_2", 0.125, 10.0))
-)
+ASLEEP = replace(FACTS, sleep=(SleepRung("sleep_1", 0.25, 3.0), SleepRung("sleep_2", 0.125, 10.0)))
 COSTLY_WAITS = replace(FACTS, delay_usd_s=4.0)
 
 # Eighths are exact in binary, so that both sides find the same things to be at the same time.
