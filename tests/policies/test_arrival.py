@@ -77,6 +77,11 @@ def test_choose_holds_who_has_nowhere_else_to_go():
     assert kinds(choose(HotState(1, 0), OFF, None, LATE)) == ["cold+", "hot+"]
 
 
+def test_choose_waits_for_room_where_there_soon_is_some():
+    full = ColdState(ready=1, free=0, starting=True, refusing_for_s=0, eta_s=30.0)
+    assert kinds(choose(None, full, API, LATE)) == ["cold+", "api"]
+
+
 def test_choose_wakes_what_wakes_in_time():
     steps = choose(None, ASLEEP, API, LATE)
     assert kinds(steps) == ["cold+", "api"]
@@ -176,8 +181,10 @@ def test_choose_pays_the_api_where_it_is_cheaper():
     assert "cheaper" in steps[0].reason
 
 
-def test_choose_uses_what_is_ready_even_where_the_api_is_cheaper():
-    assert kinds(choose(None, READY, API, BY_API)) == ["cold+", "api"]
+def test_choose_lets_what_is_ready_fall_idle_where_the_api_is_cheaper():
+    steps = choose(None, READY, API, BY_API)
+    assert kinds(steps) == ["api", "cold+"]
+    assert "ready with room" in steps[1].reason
     assert kinds(choose(HotState(1, 1), OFF, API, BY_API)) == ["hot", "api", "cold+"]
 
 
@@ -250,8 +257,9 @@ def test_choose_is_sensible(
     places = [step.kind for step in steps]
     if hot is not None and hot.free >= 1:
         assert steps[0] == choose(hot, None, None)[0]
-    if cold is not None and cold.free >= 1 and cold.refusing_for_s <= 0:
-        assert places.index("cold") <= 1
+    by_api = terms.placement == "api" and "api" in places
+    if cold is not None and cold.free >= 1 and cold.refusing_for_s <= 0 and not by_api:
+        assert [place for place in places if place != "hot"][0] == "cold"
     starts = {step.start for step in steps if step.start is not None}
     assert len(starts) <= 1
     if True in starts:

@@ -184,7 +184,7 @@ def test_empirical_of_memoryless_gaps_is_all_or_nothing():
 # --- clamped: never much more than twice the clairvoyant ------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LADDERS, RUNS)
 def test_clamped_costs_at_most_twice_the_clairvoyant_and_its_credit(
     rungs: Ladder, runs: list[tuple[float, int]]
@@ -203,7 +203,7 @@ def nasty_gaps_s(gone: Gone) -> list[float]:
     return [floor_s(gone.rungs) * 1.01, *(after_s * 1.0001 for after_s in steps_s), *around]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LADDERS, st.data())
 def test_clamped_keeps_its_bound_against_one_who_sees_its_thresholds(
     rungs: Ladder, data: st.DataObject

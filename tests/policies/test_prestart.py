@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from policies.gaps import Gaps
@@ -74,7 +74,6 @@ def test_no_prestart_before_enough_is_known(count: int, known: bool):
     assert (prestart(gaps, 5.0, PRICES) is not None) is known
 
 
-@settings(deadline=None)
 @given(GAPS_S, st.floats(0.0, 500.0), st.floats(1.0, 600.0), st.floats(0.01, 50.0))
 def test_prestart_saves_what_it_says_and_earns_it(
     gaps_s: list[float], off_after_s: float, start_s: float, delay: float
@@ -91,7 +90,6 @@ def test_prestart_saves_what_it_says_and_earns_it(
     assert prestart(Gaps(0.0, gaps_s), off_after_s, prices) == found
 
 
-@settings(deadline=None)
 @given(GAPS_S, st.floats(0.0, 500.0), st.floats(1.0, 600.0), st.floats(0.01, 50.0))
 def test_prestart_stays_when_waiting_gets_dearer(
     gaps_s: list[float], off_after_s: float, start_s: float, delay: float
@@ -101,7 +99,6 @@ def test_prestart_stays_when_waiting_gets_dearer(
         assert prestart(gaps, off_after_s, Prices(start_s, 1.0, 2 * delay)) is not None
 
 
-@settings(deadline=None)
 @given(GAPS_S, st.floats(0.0, 500.0), st.floats(1.0, 600.0), st.floats(0.01, 50.0))
 def test_prestart_stays_when_holding_gets_cheaper(
     gaps_s: list[float], off_after_s: float, start_s: float, delay: float

@@ -26,13 +26,13 @@ def test_prospects_by_hand():
     periods.now.requests = 100
     periods.now.api_usd = 0.5
     periods.busy(400.0, 1)
-    periods.busy(100.0, 3)
+    periods.busy(300.0, 1)
     met = periods.gap(500.0, two(60.0, 0.001), [(60.0, "off")])
     assert met.name == "off"
     periods.now.slow, periods.now.delay_s, periods.now.longest_delay_s = 1, 60.0, 72.0
     periods.close(3600.0)
     assert periods.prospects() == {
-        "always_on": Prospect(3 * 3.6),
+        "always_on": Prospect(3.6),
         "on_demand": Prospect(pytest.approx(0.7 + 0.06 + 0.06), pytest.approx(0.6), 0.0),
         "api": Prospect(0.5),
     }

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -69,6 +69,16 @@ def test_gaps_that_no_rule_goes_down_in_are_not_learned():
     assert planner.gaps.values() == pytest.approx([1.3])
 
 
+def test_a_descent_is_decided_anew_only_when_something_was_learned():
+    planner = after(FACTS, [500.0])
+    decided = planner.descent()
+    assert planner.idle_since_s is not None
+    ask(planner, planner.idle_since_s + 1.0)
+    assert planner.descent() is decided
+    ask(planner, planner.idle_since_s + 500.0)
+    assert planner.descent() is not decided
+
+
 def test_the_end_of_a_request_that_came_before_the_planner_is_not_counted():
     planner = Planner(FACTS, 100.0)
     planner.finished(110.0, 1000.0, 1000.0)
@@ -116,8 +126,10 @@ def test_starts_are_as_configured_until_a_few_were_measured():
     assert planner.wake_mean_s("off") == pytest.approx(27.0)
     assert planner.eta_s("off", None) == 40.0
     assert planner.eta_s("off", 15.0) == 25.0
-    for took_s in (100.0, 101.0, 102.0):
+    for took_s in (100.0, 101.0):
         planner.woke("off", took_s)
+    assert planner.wake_mean_s("off") == pytest.approx(27.0)
+    planner.woke("off", 102.0)
     assert planner.wake_mean_s("off") == pytest.approx(101.0)
     assert planner.eta_s("off", None) == 102.0
     assert planner.descent().steps[0][0] == pytest.approx(101.0)
@@ -175,14 +187,14 @@ def test_jitter_is_drawn_anew_for_each_gap_and_each_model():
     assert after_s("a", 3) == after_s("a", 3)
 
 
-def test_a_model_that_is_not_started_has_no_descent():
-    planner = after(Economics("m", has_cold=False, api_usd=(1e-6, 1e-6)), [50.0] * 3)
-    assert planner.descent().steps == ()
+def test_a_model_that_is_not_started_learns_nothing():
+    planner = after(Economics("m", has_cold=False, api_usd=(1e-6, 1e-6)), [50.0] * 30)
+    assert len(planner.gaps) == 0
+    assert planner.prestart() is None
     assert planner.placement.name == "api"
     assert planner.place(1000.0).name == "api"
 
 
-@settings(deadline=None)
 @given(st.sampled_from([FACTS, ASLEEP]), GAPS_S)
 def test_a_restart_forgets_no_descent(facts: Economics, gaps_s: list[float]):
     before = after(facts, gaps_s)
@@ -198,7 +210,6 @@ def test_a_restart_forgets_no_descent(facts: Economics, gaps_s: list[float]):
     assert again.descent() == alike.descent()
 
 
-@settings(deadline=None)
 @given(GAPS_S)
 def test_a_restart_at_the_same_prices_gives_the_same_descent(gaps_s: list[float]):
     before = after(FACTS, gaps_s)
@@ -212,8 +223,10 @@ def test_new_prices_keep_what_was_learned():
     planner.reconfigure(replace(FACTS, hold_usd_s=2.0, start_s=(120.0,) * 3))
     assert steps(planner) == [(2.4, "off")]
     assert len(planner.gaps) == 10
-    planner.reconfigure(replace(FACTS, idle=90.0))
+    planner.reconfigure(replace(FACTS, idle=90.0, hold_usd_s=3.0))
     assert steps(planner) == [(90.0, "off")]
+    planner.place(3600.0)
+    assert planner.prospects()["always_on"].usd_per_hour == pytest.approx(3 * 3600.0)
 
 
 def test_new_rules_move_a_model_only_where_they_must():
@@ -423,6 +436,24 @@ def test_no_price_for_delay_makes_starts_free_to_wait_for():
     delays = [p.prospects()["on_demand"].delay_usd_per_hour for p in (patient, impatient)]
     assert delays[0] == 0.0
     assert delays[1] == pytest.approx(18 * START_S * 2.0, rel=0.1)
+
+
+def test_all_who_come_while_it_wakes_weigh():
+    """Ten who come together wait ten times as long as one, so it is held ten times as long."""
+    facts = replace(FACTS, delay_usd_s=1.0, idle="ski_rental")
+    alone, together = after(facts, [5000.0] * 60), Planner(facts, 0.0)
+    for n in range(61):
+        for _ in range(10):
+            together.arrived(5001.0 * n)
+        for _ in range(10):
+            together.finished(5001.0 * n + 1.0)
+    assert alone.descent().steps[0][0] == pytest.approx(2 * START_S)
+    assert together.descent().steps[0][0] == pytest.approx(11 * START_S, rel=0.1)
+    delays = []
+    for planner in (alone, together):
+        planner.place(5001.0 * 61)
+        delays.append(planner.prospects()["on_demand"].delay_usd_per_hour)
+    assert 7 < delays[1] / delays[0] < 10  # the first of them were not weighed so yet
 
 
 # --- servers --------------------------------------------------------------------------------------

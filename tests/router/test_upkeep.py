@@ -215,6 +215,15 @@ def test_no_early_start_where_it_would_serve_nobody(more: dict[str, str]):
     assert world.at(idle_s + HOUR_S - 59.0) == {}
 
 
+def test_no_early_start_of_what_is_held_anyway():
+    world = World(model("m", f"{HABIT}, warm: [{{at: '10:00', for: 12h}}]", "delay_hour: 50"))
+    passed_s = 0.0
+    for _ in range(15):
+        passed_s = world.ask("m", passed_s + HOUR_S)
+    assert world.at(passed_s) == {"m": [("instances", 1)]}
+    assert world.at(passed_s + HOUR_S - 59.0) == {}
+
+
 # --- budgets --------------------------------------------------------------------------------------
 
 
