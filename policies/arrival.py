@@ -1,8 +1,10 @@
 """Where one request goes: the places to try, in order, each with its reason.
 
-What is ready comes first. When a start would be needed, the caller's time and money decide: hold
-if the start will be over in time, else pay somebody else, and start when what was paid so is worth
-a start ("rent before you buy": at most twice what one who knew the demand would have paid).
+What is ready comes first, unless the model is placed at an outside API: then the API does, so
+that its own servers fall idle and go. When a start would be needed, the caller's time and money
+decide: hold if the start will be over in time, else pay somebody else, and start when what was
+paid so is worth a start ("rent before you buy": at most twice what one who knew the demand would
+have paid).
 """
 
 import math
@@ -110,11 +112,11 @@ def _cold_and_others(
         only_api = hot is None and cold is None
         why = "nothing of its own is configured" if only_api else "nothing of its own can answer"
         return [_because(kind, why) for kind in others]
-    if cold.free >= 1:
-        return [Step("cold", True, _why_ready(hot, cold)), *map(_because, others)]
     if terms.placement == "api" and "api" in others:
         why = "the outside API is cheaper at this demand"
         return [*(_because(kind, why) for kind in others), _cold(hot, cold)]
+    if cold.free >= 1:
+        return [Step("cold", True, _why_ready(hot, cold)), *map(_because, others)]
     if cold.eta_s <= terms.left_s or not others or cold.ready:
         return [Step("cold", True, _why_hold(hot, cold, terms)), *map(_because, others)]
     start, why = _rent_or_buy(cold, api if "api" in others else None, terms)
@@ -143,7 +145,8 @@ def _because(kind: Kind, why: str = "", start: bool | None = None) -> Step:
 
 
 def _cold(hot: HotState | None, cold: ColdState) -> Step:
-    return Step("cold", True, _why_cold(hot, cold))
+    why = _why_ready(hot, cold) if cold.free >= 1 else _why_cold(hot, cold)
+    return Step("cold", True, why)
 
 
 def _rent_or_buy(cold: ColdState, api: ApiState | None, terms: Terms) -> tuple[bool, str]:

@@ -13,7 +13,7 @@ from policies.rungs import Ladder, Rung, RungName, spend_gap
 from router.economics import Economics
 
 HORIZON_S = 7 * 86400.0  # of what is the highest; sums fade
-HALF_LIFE_S = 6 * 3600.0
+HALF_LIFE_S = 3 * 86400.0  # long beside a day, whose rhythm is not to move a model
 SLOW_SHARE = 0.01  # of requests that meet a wake, from which on the p99 wait is that of a wake
 
 
@@ -44,7 +44,9 @@ class Periods:
         self.now = Period(now_s)
         self._last = Period(now_s)
         self._sum = Period(now_s)  # of those that ended, as they weigh when the last one began
+        self.linger_s = 0.0  # how long a server beyond the first is held that has nothing to do
         self._instances = _Highest()
+        self._lingering = _Highest()
         self._delay_s = _Highest()
 
     def gap(self, gap_s: float, rungs: Ladder, steps: Sequence[tuple[float, RungName]]) -> Rung:
@@ -61,9 +63,18 @@ class Periods:
         """End the period and begin the next one."""
         self._last, self.now = self.now, Period(now_s)
         self._last.length_s = now_s - self._last.began_s
+        self._linger(now_s)
         self._add(self._last)
         self._instances.add(now_s, self._last.peak_instances)
         self._delay_s.add(now_s, self._last.longest_delay_s)
+
+    def _linger(self, now_s: float) -> None:
+        """Add to the period that ended what servers beyond the first cost while they were idle."""
+        last = self._last
+        self._lingering.add(now_s, last.peak_instances, self.linger_s)
+        held_s = max(self._lingering.value - 1, 0.0) * last.length_s
+        busy_s = max(last.busy_s - last.length_s, 0.0)
+        last.idle_usd += max(held_s - busy_s, 0.0) * self.economics.hold_usd_s
 
     def peak_instances(self) -> int:
         """Most servers that were needed at a time, as far back as is remembered."""
@@ -110,7 +121,7 @@ class Periods:
 
 
 class _Highest:
-    """The highest of the values of the last `HORIZON_S`; 0 when there are none."""
+    """The highest of the values within a horizon; 0 when there are none."""
 
     def __init__(self) -> None:
         self._falling: deque[tuple[float, float]] = deque()  # those with no higher one after them
@@ -119,9 +130,9 @@ class _Highest:
     def value(self) -> float:
         return self._falling[0][1] if self._falling else 0.0
 
-    def add(self, now_s: float, value: float) -> None:
+    def add(self, now_s: float, value: float, horizon_s: float = HORIZON_S) -> None:
         while self._falling and self._falling[-1][1] <= value:
             self._falling.pop()
         self._falling.append((now_s, value))
-        while self._falling[0][0] < now_s - HORIZON_S:
+        while self._falling[0][0] < now_s - horizon_s:
             self._falling.popleft()

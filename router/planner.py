@@ -25,6 +25,7 @@ STARTS_TELL = 3  # measured ones, before they replace the configured distributio
 BYTES_PER_TOKEN = 4.0  # of English text, as tokenizers of today cut it
 OUTPUT_GUESS = 300.0  # tokens, before answers were counted
 OUTPUT_WEIGHT = 0.05  # of the last answer in the running mean
+WAKES_FROM: tuple[RungName, ...] = ("sleep_1", "sleep_2", "off")
 RATE_OVER_S = 60.0  # the shortest time over which requests make a rate that servers must carry
 
 
@@ -43,6 +44,7 @@ class Planner:
         self.idle_since_s: float | None = None
         self.wakes_s: dict[RungName, deque[float]] = {}  # "off" has the starts
         self.ladder: Ladder = ()  # the rungs that the server offers, at what they cost now
+        self._extra_ladder: Ladder = ()  # for a server beyond the first
         self._learned = Learned()
         self._bursts = Bursts()
         self._busy_since_s = now_s
@@ -135,9 +137,21 @@ class Planner:
 
     def descent(self) -> Descent:
         """When an instance that just became idle goes down which rung, jitter included."""
-        if self._descent is None:
-            self._descent = self._decide_descent()
-        return self._descent
+        if self.allowance.stance == "refusing":
+            return Descent(((0.0, "off"),), self.allowance.reason)
+        if self.placement.name == "api":
+            return Descent(((0.0, "off"),), "the model is placed at the outside API")
+        return self._on_demand()
+
+    def extra_descent(self) -> Descent:
+        """The same for a server that falls idle while others of the model serve.
+
+        No gap of the model tells how long it is not needed: it goes down at break-even.
+        """
+        gone = self.allowance.stance == "refusing" or self.placement.name == "api"
+        if gone or isinstance(self.economics.idle, float):
+            return self.descent()
+        return descend("ski_rental", self._extra_ladder, self.gaps, self._learned)
 
     def prestart(self) -> Prestart | None:
         """Whether to start again before the next arrival; counted from the same moment."""
@@ -211,27 +225,40 @@ class Planner:
         facts = self.economics
         self._descent = self._early = None
         if not facts.has_cold:
-            self.ladder = ()
+            self.ladder = self._extra_ladder = ()
             return
+        self.ladder = self._rungs({})
+        self._extra_ladder = self._rungs(
+            {name: 1.0 + facts.requests_s * self.wake_mean_s(name) / 2 for name in WAKES_FROM}
+        )
+        self.gaps.floor_s = floor_s(self.ladder)
+        self.periods.linger_s = break_even_s(self._extra_ladder[0], self._extra_ladder[-1])
+
+    def _rungs(self, callers: Mapping[RungName, float]) -> Ladder:
+        """The ladder at the prices of now; `callers` wait for a wake, or else as many as did."""
+        facts = self.economics
         # Near the end of a budget nobody's waiting is paid for: idle times get shorter.
         delay_usd_s = facts.delay_usd_s if self.allowance.stance == "normal" else 0.0
         rungs = [Rung("hot", facts.hold_usd_s, 0.0, 0.0)]
         held = [(level.name, level.share * facts.hold_usd_s) for level in facts.sleep]
         for name, hold_usd_s in (*held, ("off", 0.0)):
             wake_s = self.wake_mean_s(name)
-            waiting_usd_s = delay_usd_s * self._bursts.callers(name)
+            waiting_usd_s = delay_usd_s * callers.get(name, self._bursts.callers(name))
             wake_usd = wake_s * (facts.hold_usd_s + waiting_usd_s)
             rungs.append(Rung(name, hold_usd_s, wake_s, wake_usd))
-        self.ladder = ladder(rungs)
-        self.gaps.floor_s = floor_s(self.ladder)
+        return ladder(rungs)
 
     def _sleep_wake_s(self, rung: RungName) -> float:
         return next((level.wake_s for level in self.economics.sleep if level.name == rung), 0.0)
 
+    def _on_demand(self) -> Descent:
+        """The descent while the model is placed on demand, whatever it is placed at."""
+        if self._descent is None:
+            self._descent = self._decide_descent()
+        return self._descent
+
     def _decide_descent(self) -> Descent:
         facts, stance = self.economics, self.allowance.stance
-        if stance == "refusing":
-            return Descent(((0.0, "off"),), self.allowance.reason)
         if not self.ladder:
             return Descent((), "is not started on demand")
         idle = facts.idle
@@ -248,7 +275,7 @@ class Planner:
         return Descent(steps, decided.reason)
 
     def _decide_prestart(self) -> Prestart | None:
-        facts, steps = self.economics, self.descent().steps
+        facts, steps = self.economics, self._on_demand().steps
         if not steps or steps[-1][1] != "off":
             return None
         delay_usd_s = facts.delay_usd_s * self._bursts.callers("off")
@@ -271,7 +298,7 @@ class Planner:
             if self._bursts.ended(self.idle_since_s, wakes_s):
                 self._bursts.price()
                 self._price_rungs()
-        met = self.periods.gap(gap_s, self.ladder, self.descent().steps)
+        met = self.periods.gap(gap_s, self.ladder, self._on_demand().steps)
         if met.name != "hot":
             period, callers = self.periods.now, self._bursts.callers(met.name)
             period.slow += callers

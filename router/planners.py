@@ -89,4 +89,7 @@ class PlannedHolding:
 
     def descent(self, now_s: float) -> Sequence[tuple[float, Rung]]:
         planner = self._planners.get(self._model)
-        return planner.descent().steps if planner is not None else ()
+        if planner is None:
+            return ()
+        several = planner.active and planner.economics.max_instances > 1
+        return (planner.extra_descent() if several else planner.descent()).steps

@@ -79,7 +79,7 @@ class Upkeep:
 
     def _look_at(self, config: Config, name: str, planner: Planner) -> None:
         tended, now_s = self._tended[name], self._clock()
-        stance = planner.allowance.stance
+        before = planner.allowance.stance, planner.placement.name
         planner.allow(allowance(self._purses(config, name)))
         period = self._period(planner)
         if period != tended.period:
@@ -89,7 +89,7 @@ class Upkeep:
             self._place(name, planner, now_s - late_s if late_s < LOOK_EVERY_S else now_s)
         cold = self._fleet.snapshot.backends[name].cold
         if cold is not None:
-            if planner.allowance.stance != stance:
+            if (planner.allowance.stance, planner.placement.name) != before:
                 cold.hold(0.0)  # no early start any more; what is idle asks anew when to go down
             wanted = self._instances_wanted(config, name, planner)
             if wanted != tended.instances or cold is not tended.cold:

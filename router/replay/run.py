@@ -78,10 +78,10 @@ class Run:
             server.settle(now_s)
             if begins:
                 self._begin(now_s)
-            if server.rung == "hot":
-                self._serve(limit_s)
-            elif self._goes_away(server):
+            if self._goes_away(server):
                 self._send_away(limit_s)
+            elif server.rung == "hot":
+                self._serve(limit_s)
             else:
                 self._meet_cold(self._row)
                 self._row += 1
@@ -210,7 +210,7 @@ class Run:
                 server.rise(now_s)
             if waits:
                 count = self._piece(left, per_s, server.ready_s - now_s)
-                self._wait(row, now_s, count, count / per_s)
+                self._wait(row, now_s, count, max(count - 1.0, 0.0) / per_s)
             else:
                 count = self._rent(row, left, per_s, now_s)
             left -= count
@@ -310,6 +310,8 @@ class Run:
             if after != before:
                 self.outcome.moves += 1
                 self._note(now_s, after)
+                for server in (self.server, *self._more):
+                    server.ask_again()
         self._keep_ready(now_s, warm=warm)
 
     def finish(self) -> None:

@@ -136,6 +136,11 @@ class Server:
             self.steps, self.next_step = self.keeper.descent(), 0
         self.until_s = until_s
 
+    def ask_again(self) -> None:
+        """The descent of one that is idle, after what decides on it has changed."""
+        if self.rung == "hot" and not self.serving and self.rising_from is None:
+            self.steps, self.next_step = self.keeper.descent(), 0
+
     def count(self, now_s: float) -> None:
         """Bring the costs up to now while it serves."""
         if self.serving:
