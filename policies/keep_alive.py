@@ -11,8 +11,9 @@ Rules:
   empirical   the threshold that would have been cheapest over the last gaps; B until ten are known.
   clamped     the default: the empirical threshold within [floor, 4 B] where it has earned it, by
               saving at least three wakes against B over the last gaps; else B. All thresholds are
-              B while the credit is used up: it begins with twenty wakes from the last rung, and
-              each gap adds twice what the clairvoyant would have paid and takes what it has cost.
+              B while what was learned would have cost twenty wakes from the last rung more than B
+              has, and while the credit is used up: it begins with twenty such wakes, and each gap
+              adds twice what the clairvoyant would have paid and takes what it has cost.
               So it costs at most twice the clairvoyant plus (20 + 3) wakes, whatever comes.
 
 Clamping the threshold itself to [B/2, 2B] was measured first and costs a sparse model up to 55 %
@@ -55,17 +56,25 @@ class Threshold(Struct, frozen=True):
 class Learned:
     """What a model's gaps have taught `clamped`, and whether that may still be trusted.
 
-    `credit` is in wakes, so that a change of prices does not change what was learned.
+    `credit`, and how far it is `behind` break-even, are in wakes from the last rung, so that a
+    change of prices does not change what was learned.
     """
 
     def __init__(self) -> None:
         self.credit = CREDIT_WAKES
+        self.behind = 0.0
         self._by_rung: dict[RungName, tuple[Threshold, int]] = {}  # and the gap of its next lesson
 
+    @property
+    def trusted(self) -> bool:
+        return self.credit >= 0 and self.behind <= CREDIT_WAKES
+
     def thresholds(self, rungs: Ladder, gaps: Gaps) -> Sequence[Threshold]:
-        """Those of `clamped`; learned anew every few gaps, and when prices have moved."""
-        if self.credit < 0:
-            return break_evens(rungs)
+        """Those of `clamped`."""
+        return self._lessons(rungs, gaps) if self.trusted else break_evens(rungs)
+
+    def _lessons(self, rungs: Ladder, gaps: Gaps) -> list[Threshold]:
+        """Learned anew every few gaps, and when prices have moved."""
         return [self._threshold(at_b, gaps) for at_b in break_evens(rungs)]
 
     def _threshold(self, at_b: Threshold, gaps: Gaps) -> Threshold:
@@ -80,7 +89,10 @@ class Learned:
         """Count a gap by what was known before it; call it before `gaps.add`."""
         if len(rungs) < 2 or gap_s <= floor_s(rungs) or rungs[-1].wake_usd <= 0:
             return
-        paid_usd = gap_usd(rungs, _steps(self.thresholds(rungs, gaps)), gap_s)
+        learned_usd = gap_usd(rungs, _steps(self._lessons(rungs, gaps)), gap_s)
+        at_b_usd = gap_usd(rungs, _steps(break_evens(rungs)), gap_s)
+        paid_usd = learned_usd if self.trusted else at_b_usd
+        self.behind += (learned_usd - at_b_usd) / rungs[-1].wake_usd
         self.credit += (2 * least_usd(rungs, gap_s) - paid_usd) / rungs[-1].wake_usd
 
 
@@ -110,7 +122,7 @@ def descend(rule: Rule, rungs: Ladder, gaps: Gaps, learned: Learned) -> Descent:
         return _descent(break_evens(rungs), "the break-even of holding and waking")
     if rule == "clamped":
         why = f"break-even: the last {len(gaps)} gaps tell of nothing much better"
-        if learned.credit < 0:
+        if not learned.trusted:
             why = "break-even: learning has cost more than it may"
         return _descent(learned.thresholds(rungs, gaps), why, len(gaps))
     if len(gaps) < KNOWN_ENOUGH:

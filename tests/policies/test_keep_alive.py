@@ -285,6 +285,16 @@ def test_clamped_falls_back_to_break_even_and_comes_back():
     assert "learning has cost" not in descend("clamped", two(B_S), gone.gaps, gone.learned).reason
 
 
+def test_clamped_follows_break_even_while_that_would_have_been_cheaper_by_far():
+    gone = Gone("clamped", two(B_S)).through([LONG] * 12)
+    gone.learned.behind = CREDIT_WAKES + 1.0
+    assert gone.steps == ((B_S, "off"),)
+    gone.gap(LONG)  # costs 2 starts; by what was learned it had cost 1.02
+    assert gone.learned.behind == pytest.approx(CREDIT_WAKES + 0.02)
+    gone.gap(LONG)
+    assert gone.steps == ((FLOOR_S, "off"),)
+
+
 def test_clamped_leaves_break_even_when_it_has_earned_it():
     gone = Gone("clamped", two(B_S)).through([LONG] * 3)  # each saves 0.98 wakes
     assert gone.steps == ((B_S, "off"),)
