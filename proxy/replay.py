@@ -97,7 +97,7 @@ def replay(
         ]
     except (TraceError, Unmatched) as error:
         raise click.ClickException(str(error)) from error
-    for note in trace.notes:
+    for note in (*trace.notes, *_limits(configs)):
         click.echo(note)
     own, compared = settings[0], dict(zip(_names(others), settings[1:], strict=True))
     found = _compare(trace, contenders(own, compared, all_baselines=baselines))
@@ -112,6 +112,19 @@ def replay(
                 draw_comparison(picture, {n: f.outcome for n, f in found.totals().items()})
             else:
                 draw_timeline(picture, _timeline(own, trace, model))
+
+
+def _limits(configs: Sequence[Config]) -> list[str]:
+    """What the simulation leaves out of these files, so that nobody trusts it for that."""
+    found = []
+    models = [model for config in configs for model in config.models.values()]
+    if any(model.cold is not None and model.cold.device for model in models):
+        found.append("devices are not simulated: each model is replayed as if it had its own")
+    if any(model.overflow or model.fallback for model in models):
+        found.append("overflow and fallback to other models are not simulated")
+    if any(model.hot is not None for model in models):
+        found.append("always-on servers are taken to carry everything that comes")
+    return found
 
 
 def _names(files: Sequence[Path]) -> list[str]:

@@ -19,6 +19,11 @@ class Contender:
     policy: Policy
     setting: Setting
 
+    @property
+    def shares(self) -> bool:
+        """Whether what one model spends changes what others do."""
+        return self.policy.own and self.setting.config.budget.usd_per_day is not None
+
 
 @dataclass
 class Comparison:
@@ -75,11 +80,12 @@ def contenders(
 def compare(
     trace: Trace, rivals: Sequence[Contender], progress: Callable[[int, str], None]
 ) -> Comparison:
-    """Model by model: memory holds the requests of one at a time."""
+    """Model by model, so that memory holds one's requests; together if they share a budget."""
     out = Comparison({rival.name: {} for rival in rivals})
+    alone = [rival for rival in rivals if not rival.shares]
     for number, model in enumerate(trace.models):
         progress(number, model)
-        for setting, group in _by_setting(rivals):
+        for setting, group in _by_setting(alone):
             work = prepare(setting, trace, model)
             replay = Replay(setting, trace)
             for rival in group:
@@ -88,6 +94,10 @@ def compare(
                     out.absent[rival.name] = out.absent.get(rival.name, 0) + 1
                 else:
                     out.by_model[rival.name][model] = found
+    for setting, group in _by_setting([rival for rival in rivals if rival.shares]):
+        works = {model: prepare(setting, trace, model) for model in trace.models}
+        for rival in group:
+            out.by_model[rival.name] = Replay(setting, trace).together(works, rival.policy)
     return out
 
 

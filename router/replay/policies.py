@@ -24,6 +24,7 @@ class Policy:
     name: str
     kind: Kind
     keeper: Callable[[Work, Ladder], Keeper] | None = None
+    own: bool = False  # a file's own, with all that it says of a model
 
     @property
     def ticks(self) -> bool:
@@ -33,7 +34,11 @@ class Policy:
 
 def planned(name: str) -> Policy:
     """The file's own."""
-    return Policy(name, "keeper", lambda work, rungs: Planned(Planner(work.economics, 0.0)))
+    return Policy(name, "keeper", _own, own=True)
+
+
+def _own(work: Work, rungs: Ladder) -> Keeper:
+    return Planned(Planner(work.economics, 0.0))
 
 
 def _fixed(name: str, idle_s: float) -> Policy:

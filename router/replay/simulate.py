@@ -1,7 +1,7 @@
 """Every model of a trace under every policy, and the sums of it.
 
-Models that share neither a device nor a budget are replayed one after the other, so that memory
-holds one model at a time; `devices` and a budget of all together go tick by tick.
+Models without a common budget are replayed one after the other, so that memory holds one at a
+time. Devices are not simulated: a model of one is replayed as if it had it to itself.
 """
 
 import math
@@ -15,11 +15,12 @@ from policies.keep_alive import floor_s
 from policies.rungs import Ladder, RungName
 from router.economics import Economics, economics
 from router.replay.bounds import clairvoyant, clairvoyant_early_usd, ladder_of
-from router.replay.outcome import Outcome, total
+from router.replay.outcome import HOUR_S, Outcome, total
 from router.replay.policies import Policy
 from router.replay.run import Placed, Run
 from router.replay.server import Happened
 from router.replay.starts import drawing
+from router.replay.together import run_together
 from router.replay.traces import Trace
 from router.replay.work import Work, to_tick_s, work_of
 
@@ -105,7 +106,32 @@ class Replay:
             case "clairvoyant":
                 return Found(clairvoyant(work, rungs), clairvoyant_early_usd(work, rungs))
             case "keeper":
-                return Found(self.run(work, model, policy, rungs))
+                settled = self._settled(work, model) if policy.own else None
+                return Found(settled or self.run(work, model, policy, rungs))
+
+    def _settled(self, work: Work, model: str) -> Outcome | None:
+        """Of a model for which nothing is decided: always-on servers, or an outside API alone."""
+        configured = self.setting.config.models[self.setting.like[model]]
+        if configured.hot is not None:
+            return pool(work, sum(endpoint.gpu_hour for endpoint in configured.hot.urls))
+        return all_api(work) if configured.cold is None else None
+
+    def together(self, works: Mapping[str, Work], policy: Policy) -> dict[str, Found]:
+        """All models under a policy that looks at the budget of all of them."""
+        found: dict[str, Found] = {}
+        runs: dict[str, Run] = {}
+        for model, work in works.items():
+            settled = self._settled(work, model) if policy.own else None
+            if settled is not None:
+                found[model] = Found(settled)
+            else:
+                rungs = ladder_of(work.economics, self._draw(model, work.economics)[1])
+                runs[model] = self._begin(work, model, policy, rungs)
+        limit_usd = self.setting.config.budget.usd_per_day
+        assert limit_usd is not None
+        ticks_s = {model: list(self._ticks(works[model], model)) for model in runs}
+        outcomes = run_together(runs, ticks_s, limit_usd, self.trace.epoch_s, self.setting.warm)
+        return found | {model: Found(outcome) for model, outcome in outcomes.items()}
 
     def _draw(
         self, model: str, facts: Economics
@@ -124,19 +150,34 @@ class Replay:
         draw_s: Callable[[RungName], float] | None = None,
     ) -> Outcome:
         """One model under a policy that decides; `draw_s` in place of what the setting draws."""
-        facts = work.economics
-        assert policy.keeper is not None
-        hold: dict[RungName, float] = {"hot": facts.hold_usd_s, "off": 0.0}
-        hold.update({level.name: level.share * facts.hold_usd_s for level in facts.sleep})
-        draw_s = draw_s or self._draw(model, facts)[0]
-        run = Run(work, policy.keeper(work, rungs), hold, draw_s, happened, placed)
+        run = self._begin(work, model, policy, rungs, happened, placed, draw_s)
         if policy.ticks:
-            for now_s in ticks(self.setting.tick_s(model), work.end_s, self.trace.epoch_s):
+            for now_s in self._ticks(work, model):
                 run.until(now_s)
                 epoch_s = self.trace.epoch_s + now_s
                 run.tick(now_s, epoch_s, None, warm=self.setting.warm(model, epoch_s))
         run.finish()
         return run.outcome
+
+    def _begin(
+        self,
+        work: Work,
+        model: str,
+        policy: Policy,
+        rungs: Ladder,
+        happened: Happened | None = None,
+        placed: Placed | None = None,
+        draw_s: Callable[[RungName], float] | None = None,
+    ) -> Run:
+        facts = work.economics
+        assert policy.keeper is not None
+        hold: dict[RungName, float] = {"hot": facts.hold_usd_s, "off": 0.0}
+        hold.update({level.name: level.share * facts.hold_usd_s for level in facts.sleep})
+        draw_s = draw_s or self._draw(model, facts)[0]
+        return Run(work, policy.keeper(work, rungs), hold, draw_s, happened, placed)
+
+    def _ticks(self, work: Work, model: str) -> Iterator[float]:
+        return ticks(self.setting.tick_s(model), work.end_s, self.trace.epoch_s)
 
 
 def ticks(every_s: float, end_s: float, epoch_s: float) -> Iterator[float]:
@@ -153,8 +194,15 @@ def always_on(work: Work) -> Outcome:
     out = Outcome(requests=work.total, gaps=max(len(work.begins_s) - 1, 0))
     out.serving_usd = work.busy_s * hold
     out.holding_usd = work.peak * work.end_s * hold - out.serving_usd
-    out.warm_idle_h = (work.end_s - work.busy_s) / 3600
+    out.warm_idle_h = (work.end_s - work.busy_s) / HOUR_S
     out.missed = work.unserved
+    return out
+
+
+def pool(work: Work, gpu_hour: float) -> Outcome:
+    """Always-on servers that are taken to carry everything; `gpu_hour` is that of all of them."""
+    out = Outcome(requests=work.total, gaps=max(len(work.begins_s) - 1, 0))
+    out.holding_usd = gpu_hour * work.end_s / HOUR_S
     return out
 
 

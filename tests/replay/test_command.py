@@ -156,3 +156,53 @@ def test_what_is_wrong_is_told(folder, options, code, told):
     assert (result.exit_code, result.exception is None) == (code, False)
     assert isinstance(result.exception, SystemExit)
     assert told in " ".join(result.output.split())
+
+
+# --- what a file says beside its models on demand -------------------------------------------------
+
+
+def spent(text: str) -> dict:
+    Path("changed.yaml").write_text(text)
+    return found("changed.yaml", "--trace", "trace.csv")["policies"]["this file"]
+
+
+def test_a_budget_of_all_models_together_is_kept(folder):
+    free = spent(OWN.replace("  chat:", "  chat:\n    placement: {pin: on_demand}"))
+    days = 300 * 120 / 86400
+    limited = OWN.replace("models:", "budget: {usd_per_day: 0.5}\nmodels:")
+    kept = spent(limited.replace("  chat:", "  chat:\n    placement: {pin: on_demand}"))
+    assert free["usd"] > 2.0
+    assert kept["refused"] > 0
+    # What runs when the budget is spent ends what it serves, and a minute may pass until it is seen.
+    assert kept["usd"] < 0.5 * (days + 1) * 1.25
+
+
+def test_a_budget_of_each_model_is_kept(folder):
+    limited = "  chat:\n    budget: {usd_per_day: 0.2}\n    placement: {pin: on_demand}"
+    kept = spent(OWN.replace("  chat:", limited))
+    assert kept["refused"] > 0
+    assert kept["usd"] < 3 * 0.2 * 2 * 1.25
+
+
+def test_an_always_on_pool_costs_its_hours_and_nobody_waits(folder):
+    hot = OWN.split("    cold:")[0] + (
+        "    hot: {urls: [{url: http://10.0.0.1/v1, gpu_hour: 3}, http://10.0.0.2/v1]}\n"
+    )
+    row = spent(hot)
+    last_s = float(Path("trace.csv").read_text().splitlines()[-1].split(",")[0])
+    assert row["usd"] == pytest.approx(3 * 3 * last_s / 3600, rel=1e-4)
+    assert (row["wait_p99_s"], row["starts"]) == (0, 0)
+
+
+def test_an_outside_api_alone_costs_its_tokens(folder):
+    row = spent(OWN.split("    cold:")[0] + "    api:" + OWN.split("    api:")[1])
+    assert row["usd"] == row["api_usd"] > 0
+
+
+def test_what_is_left_out_is_said(folder):
+    shared = "devices: {gpu: {memory: 80GiB}}\nmodels:"
+    text = OWN.replace("models:", shared).replace(
+        "gpu_hour", "device: gpu\n      memory: 8GiB\n      gpu_hour"
+    )
+    Path("changed.yaml").write_text(text)
+    assert "devices are not simulated" in run("changed.yaml", "--trace", "trace.csv").output
