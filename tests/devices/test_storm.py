@@ -89,4 +89,5 @@ def test_no_call_is_lost_and_nothing_is_left_over(tmp_path: Any) -> None:
         for name in NAMES:
             gateway.admin("POST", f"/models/{name}/stop")
         eventually(lambda: device(gateway)["used"] == 0)
-        eventually(lambda: not gateway.children())
+        process = psutil.Process(gateway.process.pid)
+        eventually(lambda: not process.children(recursive=True))
