@@ -23,14 +23,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="keep the store, the log and the result here")
+    parser.add_argument("--again", action="store_true", help="replay what --folder has of a run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        recorded = live.run(folder, options.minutes * 60.0, options.seed)
-        (folder / "recorded.json").write_text(
-            json.dumps({"began_s": recorded.began_s, "ended_s": recorded.ended_s})
-        )
+        if not options.again:
+            live.run(folder, options.minutes * 60.0, options.seed)
+        recorded = live.recorded(folder)
         found = compared(recorded)
         print(f"{os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, {options.minutes:g} minutes")
         print("\n".join(table(found)))

@@ -1,6 +1,7 @@
 """The live run: a real gateway with three models, its callers, and what it left in its store."""
 
 import asyncio
+import json
 import re
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ from proxy.weights import fetch
 from tests.engines.fixtures import LLAMA_FLAGS, SERVED_AS, free_port
 from tests.gateway import GatewayProcess, eventually, run_gateway
 
+STORE, TIMES = "requests.db", "recorded.json"
 AFTERWARDS_S = 20.0  # for the last descents
 WAKES = {"provisioning": "start", "waking": "wake"}
 MOVE = re.compile(r"^(\S+ \S+) .*: model (\S+): (\S+) -> (on_demand|always_on|api): (.*)$", re.M)
@@ -83,9 +85,16 @@ def _answers(url: str) -> bool:
         return False
 
 
-def run(folder: Path, length_s: float, seed: int) -> Recorded:
+def recorded(folder: Path) -> Recorded:
+    """The run of which a folder has the configuration, the store, the log and the times."""
+    log = (folder / "gateway.log").read_text(errors="replace")
+    times_s = json.loads((folder / TIMES).read_text())
+    return Recorded(folder / "gateway.yaml", folder / STORE, log, **times_s)
+
+
+def run(folder: Path, length_s: float, seed: int) -> None:
     """Blocks for as long, and some seconds."""
-    store = folder / "requests.db"
+    store = folder / STORE
     with outside_api(folder) as api, run_gateway(folder, configuration(store, api)) as gateway:
         decided = gateway.model(HABITS[0].model)["decisions"]["placement"]
         began_s = time.time() - decided["for_s"]
@@ -93,7 +102,7 @@ def run(folder: Path, length_s: float, seed: int) -> Recorded:
         time.sleep(AFTERWARDS_S)
         ended_s = time.time()
         gateway.stop()
-        return Recorded(gateway.file, store, gateway.log, began_s, ended_s)
+    (folder / TIMES).write_text(json.dumps({"began_s": began_s, "ended_s": ended_s}))
 
 
 async def _ask_all(gateway: GatewayProcess, length_s: float, seed: int) -> None:

@@ -20,7 +20,7 @@ def decisions(recorded: Recorded) -> dict[str, Decisions]:
     config = load(recorded.file, os.environ)
     trace = _from_the_beginning(read_store(recorded.store), recorded)
     setting = Setting(config, {name: name for name in trace.models})
-    return {model: _of(Replay(setting, trace), model) for model in trace.models}
+    return {model: of_model(Replay(setting, trace), model) for model in trace.models}
 
 
 def _from_the_beginning(trace: RequestTrace, recorded: Recorded) -> RequestTrace:
@@ -34,7 +34,8 @@ def _from_the_beginning(trace: RequestTrace, recorded: Recorded) -> RequestTrace
     )
 
 
-def _of(replay: Replay, model: str) -> Decisions:
+def of_model(replay: Replay, model: str) -> Decisions:
+    """What one model's replay decides, its starts as long as the recorded ones in their order."""
     work = prepare(replay.setting, replay.trace, model)
     found = Decisions()
     served: dict[int, Served] = {}

@@ -120,15 +120,15 @@ class Planned:
         for _ in range(whole + 1 if over else whole):
             planner.finished(now_s, into, out)
 
-    def step(
+    def steps(
         self,
         rung: RungName,
         rising_for_s: float | None,
         held_s: float,
         priority: str,
         usd: float,
-    ) -> Step:
-        """Where a request goes that finds no server ready; `usd` is its likely price outside."""
+    ) -> Sequence[Step]:
+        """Where a request may go that finds no server ready; `usd` is its likely price outside."""
         planner = self.planner
         cold = ColdState(
             ready=0,
@@ -142,7 +142,7 @@ class Planned:
         if planner.economics.api_usd is not None:
             api = ApiState(True, usd)
         terms = planner.terms(held_s, priority, False)  # type: ignore[arg-type]
-        return choose(None, cold, api, terms)[0]
+        return choose(None, cold, api, terms)
 
 
 class Extra:

@@ -51,6 +51,7 @@ class Run:
             Server(Extra(keeper), self.outcome, hold_usd_s, draw_s) for _ in range(work.peak - 1)
         ]
         self._row = 0
+        self._bought_later = False  # whether the API answers who waited in vain
         self._stretch = 0
         self._open = False  # a session
         self._end_s = -math.inf  # of it: when all requests so far have had their last byte
@@ -171,7 +172,7 @@ class Run:
         work, row = self.work, self._row
         usd = work.expected_usd(row, planner)
         held_s, priority = work.held_s(row), work.priority_of(row)
-        step = self.planned.step(server.rung, None, held_s, priority, usd)
+        step = self.planned.steps(server.rung, None, held_s, priority, usd)[0]
         return step.kind == "api" and step.start is None
 
     def _send_away(self, limit_s: float) -> None:
@@ -229,15 +230,15 @@ class Run:
             return True
         work, server = self.work, self.server
         rising_for_s = None if server.rising_from is None else now_s - server.rose_s
-        step = self.planned.step(
+        steps = self.planned.steps(
             server.rising_from or server.rung,
             rising_for_s,
             work.held_s(row),
             work.priority_of(row),
             work.expected_usd(row, self.planned.planner),
         )
-        self._step = step
-        return step.kind == "cold"
+        self._step, self._bought_later = steps[0], any(step.kind == "api" for step in steps[1:])
+        return steps[0].kind == "cold"
 
     def _wait(self, row: int, now_s: float, count: float, over_s: float) -> None:
         """Requests that come from now on, over so many seconds, wait for the rise."""
@@ -246,15 +247,25 @@ class Run:
         outcome.cold += count
         held_s = work.held_s(row)
         if wait_s > held_s:
-            outcome.missed += count
             self._waited(held_s, count)
-            self._end_s = max(self._end_s, now_s + held_s)
-            self._ends(row, now_s + held_s, "")
+            self._in_vain(row, now_s + held_s, count)
             return
         self._waited(wait_s, count)
         end_s = server.await_ready(work.service_s(row))
         self._end_s = max(self._end_s, end_s)
         self._ends(row, end_s, "cold", met_start=True)
+
+    def _in_vain(self, row: int, now_s: float, count: float) -> None:
+        """The time that requests had for a start is over before it is: who else can answers."""
+        work, outcome, where, end_s = self.work, self.outcome, "", now_s
+        if self._bought_later:
+            outcome.overflowed += count
+            outcome.api_usd += work.usd_of(row, row + 1) / work.count(row) * count
+            where, end_s = "api", now_s + work.service_s(row)
+        else:
+            outcome.missed += count
+        self._end_s = max(self._end_s, end_s)
+        self._ends(row, end_s, where)
 
     def _waited(self, wait_s: float, count: float) -> None:
         outcome = self.outcome
@@ -310,7 +321,9 @@ class Run:
             if after != before:
                 self.outcome.moves += 1
                 self._note(now_s, after)
-                for server in (self.server, *self._more):
+                for n, server in enumerate((self.server, *self._more)):
+                    if n >= self._kept:
+                        server.hold(now_s, now_s)  # no early start any more
                     server.ask_again()
         self._keep_ready(now_s, warm=warm)
 

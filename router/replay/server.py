@@ -12,6 +12,7 @@ from policies.rungs import RungName
 from router.replay.keepers import Keeper, Steps
 from router.replay.outcome import HOUR_S, Outcome
 
+DOWNWARDS: tuple[RungName, ...] = ("hot", "sleep_1", "sleep_2", "off")
 Happened = Callable[[float, str], None]  # time and what; for a timeline
 
 
@@ -86,7 +87,7 @@ class Server:
                 self._rest()
             if self.next_step < len(self.steps):
                 after_s, rung = self.steps[self.next_step]
-                due_s = max(self.base_s + after_s, self.until_s)
+                due_s = max(self.base_s + after_s, self.until_s, self.since_s)
                 if self._held_early(min(due_s, now_s)):
                     continue
                 if due_s < now_s:
@@ -138,8 +139,10 @@ class Server:
 
     def ask_again(self) -> None:
         """The descent of one that is idle, after what decides on it has changed."""
-        if self.rung == "hot" and not self.serving and self.rising_from is None:
+        if self.rung != "off" and not self.serving and self.rising_from is None:
             self.steps, self.next_step = self.keeper.descent(), 0
+            while self.next_step < len(self.steps) and self._above(self.steps[self.next_step][1]):
+                self.next_step += 1
 
     def count(self, now_s: float) -> None:
         """Bring the costs up to now while it serves."""
@@ -180,6 +183,10 @@ class Server:
             self.served = True
         if self.happened is not None:
             self.happened(now_s, rung)
+
+    def _above(self, rung: RungName) -> bool:
+        """Whether a rung is no lower than where it is."""
+        return DOWNWARDS.index(rung) <= DOWNWARDS.index(self.rung)
 
     def _hold(self, now_s: float) -> None:
         passed_s = now_s - self.since_s
