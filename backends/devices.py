@@ -301,9 +301,11 @@ class Device:
         return max(self._since_s(tenant), self._turn_s) + self.limits.max_wait_s
 
     def _may_have_turn(self, tenant: Tenant) -> bool:
-        """One more instance of a model that is served already is not worth another's only one."""
+        """One more instance of a model that is served already is not worth another's only one,
+        and neither is one that nobody asked for yet.
+        """
         doings = {doing(tenant, i) for i in tenant.instances.values()}
-        return not doings & {"loads", "serves", "idle"}
+        return tenant.is_owed() and not doings & {"loads", "serves", "idle"}
 
     def _overdue(self, tenants: list[Tenant]) -> bool:
         """Whether one of them waits for so long that those who came later stand back."""

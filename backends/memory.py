@@ -29,6 +29,10 @@ class Tenant(Protocol):
         """When the one came who waits for it longest."""
         ...
 
+    def is_owed(self) -> bool:
+        """Whether somebody waits for it, or it is to be held ready; not so by an early start."""
+        ...
+
     def held_until_s(self, instance: Instance) -> float:
         """Until when an instance must stay though nobody uses it: past, a time, or `inf`."""
         ...

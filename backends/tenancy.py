@@ -96,6 +96,10 @@ class Tenancy:
         first = [next((w.since_s for w in q if not w.gone), None) for q in self._queues()]
         return min((since_s for since_s in first if since_s is not None), default=None)
 
+    def is_owed(self) -> bool:
+        held = self._ladder.held.kept(self._states.clock()) > 0
+        return held or self.oldest_s() is not None
+
     def held_until_s(self, instance: Instance) -> float:
         return self._ladder.held_until_s(instance)
 

@@ -221,6 +221,35 @@ def test_a_second_instance_takes_no_ones_turn():
 
 
 @in_a_loop
+def test_an_early_start_takes_the_place_of_an_idle_one_but_no_ones_turn():
+    w, a, b, c = two_loaded(max_wait_s=10.0)
+    for model in (a, b):
+        model.ask(serve_s=100)
+    w.advance(1)
+    c.machine.wake()
+    w.advance(90)
+    assert w.victims() == []
+    w.advance(100)
+    assert w.victims() == ["a@1"]
+    assert c.ready
+    w.at_rest()
+
+
+@in_a_loop
+def test_one_that_is_to_be_held_ready_has_its_turn():
+    w, a, b, c = two_loaded(max_wait_s=10.0)
+    for model in (a, b):
+        model.ask(serve_s=20)
+    w.advance(1)
+    c.machine.hold(math.inf)
+    w.advance(12)
+    assert w.device.evictions.recallable()
+    w.advance(100)
+    assert c.ready
+    w.at_rest()
+
+
+@in_a_loop
 def test_a_caller_who_left_evicts_nobody():
     w, a, b, c = two_loaded()
     for model in (a, b):
