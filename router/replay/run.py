@@ -14,7 +14,7 @@ from policies.budget import Purse, allowance
 from policies.rungs import RungName
 from router.replay.keepers import Extra, Keeper, Planned
 from router.replay.outcome import Outcome
-from router.replay.server import Happened, Server
+from router.replay.server import Draw, Happened, Server
 from router.replay.singly import Singly
 from router.replay.work import Need, Work
 
@@ -34,7 +34,7 @@ class Run:
         work: Work,
         keeper: Keeper,
         hold_usd_s: Mapping[RungName, float],
-        draw_s: Callable[[RungName], float],
+        draw_s: Draw,
         happened: Happened | None = None,
         placed: Placed | None = None,
     ) -> None:
@@ -118,9 +118,23 @@ class Run:
     def _serve(self, limit_s: float) -> None:
         """The rest of a stretch at a hot server."""
         row = self._row
-        end_s = self._pass_stretch(limit_s)
+        single = self._singly is not None
+        end_s = self._pass_overlap(limit_s) if single else self._pass_stretch(limit_s)
         self.server.serve(self.work.requests.at_s[row], end_s)
         self._tell_rows(row, "cold")
+
+    def _pass_overlap(self, limit_s: float) -> float:
+        """Go on while requests overlap at the server; when that ends.
+
+        In a stretch they may overlap only with those that went elsewhere.
+        """
+        work, at_s, rows = self.work, self.work.requests.at_s, len(self.work.requests)
+        end_s = at_s[self._row]
+        while self._row < rows and at_s[self._row] < limit_s and at_s[self._row] <= end_s:
+            end_s = max(end_s, at_s[self._row] + work.service_s(self._row))
+            self._row += 1
+        self._end_s = max(self._end_s, end_s)
+        return end_s
 
     def _tell_rows(self, first: int, where: str) -> None:
         """What came since a row, and did not have to wait."""

@@ -13,11 +13,12 @@ from router.replay.keepers import Keeper, Steps
 from router.replay.outcome import HOUR_S, Outcome
 
 DOWNWARDS: tuple[RungName, ...] = ("hot", "sleep_1", "sleep_2", "off")
+Draw = Callable[[RungName, float], float]  # how long a rise from a rung takes that begins then
 Happened = Callable[[float, str], None]  # time and what; for a timeline
 
 
 class Server:
-    """Times in seconds. `hold_usd_s` by rung; `draw_s` says how long a rise from a rung takes."""
+    """Times in seconds. `hold_usd_s` by rung."""
 
     __slots__ = (
         "base_s",
@@ -47,7 +48,7 @@ class Server:
         keeper: Keeper,
         outcome: Outcome,
         hold_usd_s: Mapping[RungName, float],
-        draw_s: Callable[[RungName], float],
+        draw_s: Draw,
         happened: Happened | None = None,
     ) -> None:
         self.keeper = keeper
@@ -100,7 +101,7 @@ class Server:
 
     def rise(self, now_s: float) -> None:
         """Start it, or wake it; it is settled up to now, and down."""
-        took_s = self.draw_s(self.rung)
+        took_s = self.draw_s(self.rung, now_s)
         self.rising_from, self.rose_s, self.ready_s = self.rung, now_s, now_s + took_s
         self.gap_s = None
         self.waiting_s = -math.inf

@@ -5,7 +5,7 @@ time. Devices are not simulated: a model of one is replayed as if it had it to i
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -18,7 +18,7 @@ from router.replay.bounds import clairvoyant, clairvoyant_early_usd, ladder_of
 from router.replay.outcome import HOUR_S, Outcome, total
 from router.replay.policies import Policy
 from router.replay.run import Placed, Run
-from router.replay.server import Happened
+from router.replay.server import Draw, Happened
 from router.replay.starts import drawing
 from router.replay.together import run_together
 from router.replay.traces import Trace
@@ -133,9 +133,7 @@ class Replay:
         outcomes = run_together(runs, ticks_s, limit_usd, self.trace.epoch_s, self.setting.warm)
         return found | {model: Found(outcome) for model, outcome in outcomes.items()}
 
-    def _draw(
-        self, model: str, facts: Economics
-    ) -> tuple[Callable[[RungName], float], Mapping[RungName, float]]:
+    def _draw(self, model: str, facts: Economics) -> tuple[Draw, Mapping[RungName, float]]:
         measured_s = self.setting.measured_s.get(model, ())
         return drawing(facts, measured_s, f"{self.setting.seed}/{model}/starts")
 
@@ -147,7 +145,7 @@ class Replay:
         rungs: Ladder,
         happened: Happened | None = None,
         placed: Placed | None = None,
-        draw_s: Callable[[RungName], float] | None = None,
+        draw_s: Draw | None = None,
     ) -> Outcome:
         """One model under a policy that decides; `draw_s` in place of what the setting draws."""
         run = self._begin(work, model, policy, rungs, happened, placed, draw_s)
@@ -167,7 +165,7 @@ class Replay:
         rungs: Ladder,
         happened: Happened | None = None,
         placed: Placed | None = None,
-        draw_s: Callable[[RungName], float] | None = None,
+        draw_s: Draw | None = None,
     ) -> Run:
         facts = work.economics
         assert policy.keeper is not None

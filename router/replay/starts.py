@@ -1,11 +1,12 @@
 """How long the rises of a replay take: drawn from three points of a distribution, or from starts
 that were measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from policies.rungs import RungName
 from router.economics import Economics
+from router.replay.server import Draw
 
 _P50, _P90, _P99 = 0.5, 0.9, 0.99
 
@@ -36,7 +37,7 @@ def mean_s(points: tuple[float, float, float]) -> float:
 
 def drawing(
     facts: Economics, measured_s: Sequence[float], seed: str
-) -> tuple[Callable[[RungName], float], Mapping[RungName, float]]:
+) -> tuple[Draw, Mapping[RungName, float]]:
     """How long the next rise from a rung takes, and the means by rung."""
     rng = Random(seed)
     means: dict[RungName, float] = {level.name: level.wake_s for level in facts.sleep}
@@ -44,7 +45,7 @@ def drawing(
     means["off"] = sum(measured_s) / len(measured_s) if measured_s else mean_s(facts.start_s)
     points = facts.start_s
 
-    def draw_s(rung: RungName) -> float:
+    def draw_s(rung: RungName, now_s: float) -> float:
         if rung != "off":
             return means[rung]
         return rng.choice(measured_s) if measured_s else drawn_s(points, rng.random())

@@ -2,7 +2,6 @@
 
 import itertools
 from array import array
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +24,7 @@ from router.replay.keepers import Fixed, Keeper, Planned
 from router.replay.outcome import Outcome
 from router.replay.requests import Requests
 from router.replay.run import Run
+from router.replay.server import Draw
 from router.replay.work import Work, work_of
 from tests.replay.reference import Reference
 
@@ -70,9 +70,9 @@ def holding(facts: Economics) -> dict[RungName, float]:
     return held | {level.name: level.share * facts.hold_usd_s for level in facts.sleep}
 
 
-def rises(starts_s: list[float]) -> Callable[[RungName], float]:
+def rises(starts_s: list[float]) -> Draw:
     left = itertools.cycle(starts_s)
-    return lambda rung: next(left) if rung == "off" else 3.0
+    return lambda rung, now_s: next(left) if rung == "off" else 3.0
 
 
 def fast(
