@@ -77,7 +77,7 @@ def asks(habit: Habit, length_s: float, seed: int) -> Iterator[Ask]:
             if at_s >= length_s:
                 return
             yield _ask(habit, rng, at_s)
-            at_s += rng.expovariate(2.5)
+            at_s += rng.expovariate(1.6)
         at_s += phase.gap_s * rng.lognormvariate(-0.3, 0.8)
 
 
@@ -100,4 +100,4 @@ def _ask(habit: Habit, rng: Random, at_s: float) -> Ask:
             headers.append(("x-lamplighter-priority", priority))
             break
     stream = rng.random() < STREAMED
-    return Ask(at_s, habit.model, rng.randint(3, 30), rng.randint(2, 6), stream, tuple(headers))
+    return Ask(at_s, habit.model, rng.randint(3, 30), rng.randint(2, 5), stream, tuple(headers))

@@ -56,7 +56,7 @@ def configuration(store: Path, api: str) -> str:
         "models:",
         f"  plain: {{served_as: {SERVED_AS}, delay_hour: 8, cold: {{{cold}, gpu_hour: 2}}}}",
         f"  rented: {{served_as: {SERVED_AS}, delay_hour: 3, cold: {{{cold}, gpu_hour: 2}},",
-        f"    api: {{{bought}, price: {{input: 15, output: 30}}}}}}",
+        f"    api: {{{bought}, price: {{input: 21, output: 42}}}}}}",
         f"  mixed: {{served_as: {SERVED_AS}, delay_hour: 2, cold: {{{cold}, gpu_hour: 1}},",
         f"    api: {{{bought}, price: {{input: 20, output: 50}}}}}}",
     ]
