@@ -49,6 +49,22 @@ def test_an_idle_model_that_is_used_least_makes_room(gateway: GatewayProcess) ->
     assert memory['device="gpu0",state="idle"'] == 32 * 2**30
 
 
+def test_one_that_can_sleep_is_put_to_sleep_and_woken_while_host_memory_lasts(tmp_path) -> None:
+    sleeps = {"level_1": {"share": 0.1, "wake": "1s"}}
+    models = {name: on_device("--sleep-mode", sleep=sleeps) for name in NAMES[:3]}
+    devices = {"gpu0": {"memory": "16GiB", "host_memory": "16GiB"}}
+    with start(tmp_path, models, devices=devices) as gateway:
+        for name in NAMES[:3]:
+            assert ask(gateway, name).status_code == 200
+        evictions = [(e["instance"], e["to"]) for e in device(gateway)["evictions"]]
+        assert evictions == [("one@1", "sleep_1"), ("two@1", "off")]
+        assert [each["instance"] for each in device(gateway)["asleep"]] == ["one@1"]
+        memory = metric(gateway, "lamplighter_device_memory_bytes")
+        assert memory['device="gpu0",state="asleep"'] == 16 * 2**30
+        assert ask(gateway, "one").headers["x-lamplighter-instance"] == "one@1"
+        assert residents(gateway) == {"one"}
+
+
 def test_a_request_that_cannot_be_served_in_time_hears_what_it_waited_for(tmp_path) -> None:
     models = {name: on_device(*SLOW) for name in NAMES[:2]}
     models["late"] = on_device(max_wait="500ms")
