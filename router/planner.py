@@ -293,12 +293,12 @@ class Planner:
     def _gap_ended(self, gap_s: float) -> None:
         if not self.ladder:
             return
+        met = self.periods.gap(gap_s, self.ladder, self._on_demand().steps)
         if gap_s > self.gaps.floor_s and self.idle_since_s is not None:
             wakes_s = {rung.name: rung.wake_s for rung in self.ladder[1:]}
             if self._bursts.ended(self.idle_since_s, wakes_s):
                 self._bursts.price()
                 self._price_rungs()
-        met = self.periods.gap(gap_s, self.ladder, self._on_demand().steps)
         if met.name != "hot":
             period, callers = self.periods.now, self._bursts.callers(met.name)
             period.slow += callers

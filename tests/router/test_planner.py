@@ -274,6 +274,32 @@ def test_at_the_budget_what_is_idle_is_stopped(idle: float):
     assert planner.descent().reason == REFUSING.reason
 
 
+# --- placed elsewhere, and more than one server ------------------------------------------------
+
+
+def test_a_model_at_the_api_holds_nothing_and_learns_on():
+    planner = after(replace(FACTS, rules=replace(RULES, pin="api")), [5000.0] * 10)
+    assert planner.descent().steps == ((0.0, "off"),)
+    assert "outside API" in planner.descent().reason
+    planner.place(60_000.0)
+    assert planner.periods.prospects()["on_demand"].usd_per_hour > 0
+    planner.reconfigure(FACTS)
+    assert steps(planner) == [(1.2, "off")]
+
+
+def test_a_server_beyond_the_first_goes_down_at_break_even():
+    facts = replace(FACTS, delay_usd_s=0.0, max_instances=3)
+    planner = after(facts, [5000.0] * 10)
+    assert steps(planner) == [(1.2, "off")]
+    assert planner.extra_descent().steps == ((pytest.approx(START_S), "off"),)
+    assert Planner(replace(facts, idle=90.0), 0.0).extra_descent().steps == ((90.0, "off"),)
+    dearer = Planner(replace(facts, delay_usd_s=1.0), 0.0).extra_descent().steps
+    assert dearer[0][0] > 10 * START_S  # whoever comes meanwhile waits
+    for stance in (SAVING, REFUSING):
+        planner.allow(stance)
+        assert planner.extra_descent().steps[0][0] == (START_S if stance is SAVING else 0.0)
+
+
 # --- early starts ---------------------------------------------------------------------------------
 
 HOURLY = [3600.0] * 20
@@ -376,37 +402,47 @@ def test_what_a_model_cannot_have_is_no_prospect():
 def placements(
     facts: Economics, phases: list[tuple[float, float]]
 ) -> list[tuple[float, PlacementName]]:
-    """(hours, seconds from request to request) one after the other; when it was moved where."""
+    """(days, requests per second) one after the other; on which days it was moved where.
+
+    A request takes a second at least and has 100 tokens each way; from one per second on they
+    are without a gap.
+    """
     planner, began_s = Planner(facts, 0.0), 0.0
     moves: list[tuple[float, PlacementName]] = [(0.0, planner.placement.name)]
-    for hours, every_s in phases:
-        for five_minutes in range(round(hours * 12)):
-            from_s = began_s + five_minutes * 300.0
-            at_s = math.ceil(from_s / every_s) * every_s
-            while at_s < from_s + 300.0:
-                ask(planner, at_s, 1.0, 100.0)
-                at_s += every_s
-            name = planner.place(from_s + 300.0).name
+    for days, per_s in phases:
+        for from_s in range(int(began_s), int(began_s + days * DAY_S), 300):
+            if per_s >= 1:
+                tokens = 100.0 * 300 * per_s
+                planner.flowed(from_s, from_s + 300, 300 * per_s, tokens, tokens)
+            elif from_s % round(1 / per_s) < 300:
+                ask(planner, from_s, 1.0, 100.0)
+            name = planner.place(from_s + 300).name
             if name != moves[-1][1]:
-                moves.append(((from_s + 300.0) / 3600, name))
-        began_s += hours * 3600
+                moves.append(((from_s + 300) / DAY_S, name))
+        began_s += days * DAY_S
     return moves
 
 
 def test_a_model_goes_to_the_api_when_it_is_seldom_asked_and_comes_back():
-    # A request costs 3 USD there: 7200 USD in a busy hour, 6 in one that costs 122 on demand.
+    # A request costs 3 USD there: 10,800 USD in a busy hour, 6 in one that costs 122 on demand.
     facts = replace(FACTS, api_usd=(0.01, 0.02), rules=RULES)
-    moves = placements(facts, [(12, 1.5), (36, 1800.0), (36, 1.5)])
+    moves = placements(facts, [(2, 1.0), (25, 1 / 1800), (5, 1.0)])
     assert [name for _, name in moves] == ["on_demand", "api", "on_demand"]
-    entered_h, left_h = moves[1][0], moves[2][0]
-    assert 13 < entered_h < 48  # when the busy hours have faded
-    assert 48 < left_h < 84
+    (entered, _), (left, _) = moves[1:]
+    assert 3 < entered < 27  # when the busy days have faded
+    assert 27 < left < 29
 
 
-def test_a_model_whose_costs_are_close_stays_where_it_is():
-    for usd in (0.9, 1.0, 1.1):
-        facts = replace(FACTS, api_usd=(0.0, 0.02 * usd), rules=RULES)  # 1 USD a second, as hot
-        assert placements(facts, [(24, 2.0)]) == [(0.0, "on_demand")]
+def test_the_rhythm_of_a_day_does_not_move_a_model():
+    facts = replace(FACTS, api_usd=(0.01, 0.02), rules=RULES)
+    moves = placements(facts, [(0.4, 1.0), (0.6, 1 / 1800)] * 10)
+    assert [name for _, name in moves] == ["on_demand"]
+
+
+@pytest.mark.parametrize("share", [0.9, 1.0, 1.1])
+def test_a_model_whose_costs_are_close_stays_where_it_is(share: float):
+    facts = replace(FACTS, api_usd=(0.0, 0.01 * share), rules=RULES)  # 1 USD a second, as hot
+    assert placements(facts, [(2, 1.0), (1, 1.0)]) == [(0.0, "on_demand")]
 
 
 def test_the_rule_by_requests_moves_a_model_without_a_price():

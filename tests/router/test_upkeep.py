@@ -157,6 +157,18 @@ def test_a_placement_moves_and_says_so(caplog: pytest.LogCaptureFixture):
     ]
 
 
+def test_what_is_idle_is_told_when_its_model_moves_to_the_api():
+    """At a thousandth of what the server costs, and after a stay of ten minutes."""
+    world = World(model("m", "gpu_hour: 100, start_time: 60s, idle: never", API.replace("10", "1")))
+    passed_s, told = 0.0, []
+    for _ in range(4):
+        passed_s = world.ask("m", passed_s + 240.0)
+        told.append(world.at((passed_s // 300 + 1) * 300.0))
+    assert world.planner("m").placement.name == "api"
+    assert told[0] == {"m": [("instances", 0)]}
+    assert [what for what in told[1:] if what] == [{"m": [("hold", 0.0)]}]
+
+
 # --- early starts ---------------------------------------------------------------------------------
 
 HABIT = "gpu_hour: 1, start_time: 60s"
