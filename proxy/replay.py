@@ -40,7 +40,7 @@ SERVICE = (
     "COLD REQ", "COLD GAPS", "WAIT MEAN", "P50", "P99", "MISSED", "OVERFLOW", "WARM IDLE H",
     "STARTS", "IDLE", "FLAPS",
 )  # fmt: skip
-WIDTH = 120
+WIDTH = 200  # no line is wrapped: these tables are no wider than they need be
 
 
 class Lasting(click.ParamType[float]):

@@ -178,7 +178,7 @@ def _read_tokens(rates: Path) -> tuple[dict[str, Tokens], str]:
             names = [name.lower() for name in table.columns.header]
             if {"client", "mean_input_tokens", "mean_output_tokens"} <= set(names):
                 return _tokens_in(table, names), f"mean tokens by client from {path.name}"
-    return {}, "no table of clients beside it: tokens are 0"
+    return {}, "no table of clients beside it tells tokens: nobody knows what an API would charge"
 
 
 def _tokens_in(table: Table, names: list[str]) -> dict[str, Tokens]:

@@ -52,6 +52,11 @@ class Requests:
         there = {name: getattr(self, name) for name in (*names, "priorities", "sizes")}
         return {name: column for name, column in there.items() if column is not None}
 
+    @property
+    def tells_tokens(self) -> bool:
+        columns = (self.inputs, self.outputs)
+        return any(c is not None for c in columns) or self.input_tokens + self.output_tokens > 0
+
     def until(self, end_s: float) -> Requests:
         """The rows that begin before a time."""
         return self._rows(slice(0, bisect_left(self.at_s, end_s)))

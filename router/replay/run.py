@@ -7,7 +7,7 @@ over is gone. More servers than one (`Work.needs`) are added and dropped by minu
 """
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 
 from policies.budget import Purse, allowance
@@ -51,6 +51,7 @@ class Run:
             Server(Extra(keeper), self.outcome, hold_usd_s, draw_s) for _ in range(work.peak - 1)
         ]
         self._row = 0
+        self._even = work.even
         self._bought_later = False  # whether the API answers who waited in vain
         self._stretch = 0
         self._open = False  # a session
@@ -118,10 +119,19 @@ class Run:
     def _serve(self, limit_s: float) -> None:
         """The rest of a stretch at a hot server."""
         row = self._row
-        single = self._singly is not None
-        end_s = self._pass_overlap(limit_s) if single else self._pass_stretch(limit_s)
+        end_s = self._pass(limit_s)
         self.server.serve(self.work.requests.at_s[row], end_s)
         self._tell_rows(row, "cold")
+
+    def _pass(self, limit_s: float) -> float:
+        """Go on past requests that are treated alike; when the last of them has its last byte."""
+        if self._singly is not None:
+            return self._pass_overlap(limit_s)
+        if not self._even:
+            firsts = self.work.firsts
+            if firsts[bisect_right(firsts, self._row) - 1] != self._row:
+                return self._pass_overlap(limit_s)
+        return self._pass_stretch(limit_s)
 
     def _pass_overlap(self, limit_s: float) -> float:
         """Go on while requests overlap at the server; when that ends.
@@ -165,9 +175,7 @@ class Run:
         self._stretch = stretch
         after = firsts[stretch + 1] if stretch < last else len(at_s)
         if at_s[after - 1] < limit_s:
-            whole = row == firsts[stretch] or work.even
-            end_s = work.ends_s[stretch] if whole else work.last_byte_s(row, after)
-            self._row = after
+            self._row, end_s = after, work.ends_s[stretch]
         else:
             self._row = bisect_left(at_s, limit_s, row, after)
             end_s = at_s[self._row]  # the stretch goes on at least until then
@@ -192,7 +200,7 @@ class Run:
     def _send_away(self, limit_s: float) -> None:
         assert self.planned is not None
         row = self._row
-        self._pass_stretch(limit_s)
+        self._pass(limit_s)
         count = self.work.counted[self._row] - self.work.counted[row]
         self.outcome.cold += count
         if self.planned.planner.allowance.stance == "refusing":

@@ -4,7 +4,9 @@ Models without a common budget are replayed one after the other, so that memory 
 time. Devices are not simulated: a model of one is replayed as if it had it to itself.
 """
 
+import dataclasses
 import math
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +19,7 @@ from router.economics import Economics, economics
 from router.replay.bounds import clairvoyant, clairvoyant_early_usd, ladder_of
 from router.replay.outcome import HOUR_S, Outcome, total
 from router.replay.policies import Policy
+from router.replay.requests import Requests
 from router.replay.run import Placed, Run
 from router.replay.server import Draw, Happened
 from router.replay.starts import drawing
@@ -75,6 +78,8 @@ def prepare(setting: Setting, trace: Trace, model: str) -> Work:
     rise_s = drawing(facts, setting.measured_s.get(model, ()), "")[1]
     rungs = ladder_of(facts, rise_s)
     requests = trace.requests(model, max(floor_s(rungs), SHORTEST_FLOOR_S))
+    if not requests.tells_tokens:
+        requests, facts = _guessed(requests, facts)
     settings = setting.config.settings(setting.like[model])
     return work_of(
         requests,
@@ -85,6 +90,14 @@ def prepare(setting: Setting, trace: Trace, model: str) -> Work:
         settings.priority,
         trace.epoch_s,
     )
+
+
+def _guessed(requests: Requests, facts: Economics) -> tuple[Requests, Economics]:
+    """Tokens that no trace tells: from durations, or else an outside API has no price."""
+    if requests.durations_s is None:
+        return requests, replace(facts, api_usd=None)
+    outputs = array("d", (took_s * facts.output_tokens_s for took_s in requests.durations_s))
+    return dataclasses.replace(requests, outputs=outputs), facts
 
 
 class Replay:

@@ -228,9 +228,13 @@ class _Row:
         self._file = re.sub(r"\.(gz|csv|jsonl|json|txt)", "", Path(table.name).name)
         if "model" not in found and "app" not in found:
             table.notes.append(f"no column tells the model: all is one model, '{self._file}'")
-        for meaning, place in (("input", found.get("input")), ("output", found.get("output"))):
-            if place is None:
-                table.notes.append(f"no column tells {meaning} tokens: they are 0")
+        missing = [name for name in ("input", "output") if name not in found]
+        if len(missing) == 2 and "duration" in found:
+            table.notes.append("no column tells tokens: as many as speed.output gives in its time")
+        elif len(missing) == 2:
+            table.notes.append("no column tells tokens: nobody knows what an API would charge")
+        elif missing:
+            table.notes.append(f"no column tells {missing[0]} tokens: they are 0")
 
     def name(self, row: Sequence[Any]) -> str:
         parts = [row[self._found[n]] for n in ("app", "model", "client") if n in self._found]

@@ -112,10 +112,6 @@ class Work:
         columns = (requests.durations_s, requests.inputs, requests.outputs)
         return all(column is None for column in columns)
 
-    def last_byte_s(self, first: int, end: int) -> float:
-        """When the rows of a range are served, if they need not wait."""
-        return max(self.until_s(row) + self.service_s(row) for row in range(first, end))
-
     def tokens(self, first: int, end: int) -> tuple[float, float]:
         """Input and output tokens of the rows of a range, all requests together."""
         requests = self.requests

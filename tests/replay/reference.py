@@ -18,7 +18,7 @@ class Reference:
 
     requests: Sequence[tuple[float, float]]  # arrival and service
     descent: Callable[[], Sequence[tuple[float, str]]]
-    take_s: Callable[[str], float]
+    take_s: Callable[[str, float], float]
     hold_usd_s: dict[str, float]
     held_s: float = float("inf")
     arrived: Callable[[float], None] = lambda now_s: None
@@ -70,7 +70,7 @@ class Reference:
             self._serve(now_s, service_s)
             return
         if not self._rising:
-            took_s = self.take_s(self._rung)
+            took_s = self.take_s(self._rung, now_s)
             self._rising = (self._rung, took_s, now_s + took_s)
             self.log.append((now_s, "start" if self._rung == "off" else "wake"))
             self._at(now_s + took_s, READY, None)

@@ -173,7 +173,7 @@ def test_a_budget_of_all_models_together_is_kept(folder):
     kept = spent(limited.replace("  chat:", "  chat:\n    placement: {pin: on_demand}"))
     assert free["usd"] > 2.0
     assert kept["refused"] > 0
-    # What runs when the budget is spent ends what it serves, and a minute may pass until it is seen.
+    # What runs when it is spent ends what it serves, and a minute may pass until that is seen.
     assert kept["usd"] < 0.5 * (days + 1) * 1.25
 
 
@@ -206,3 +206,13 @@ def test_what_is_left_out_is_said(folder):
     )
     Path("changed.yaml").write_text(text)
     assert "devices are not simulated" in run("changed.yaml", "--trace", "trace.csv").output
+
+
+def test_without_tokens_no_api_looks_free(folder):
+    rows = [line.split(",") for line in Path("trace.csv").read_text().splitlines()]
+    Path("trace.csv").write_text("".join(f"{row[0]},{row[1]}\n" for row in rows))
+    assert spent(OWN)["overflow_share"] == 0
+    timed = [f"{row[0]},{row[1]},{'duration' if n == 0 else 10}\n" for n, row in enumerate(rows)]
+    Path("trace.csv").write_text("".join(timed))
+    api = found("own.yaml", "--trace", "trace.csv", "--baselines")["policies"]["outside API"]
+    assert api["usd"] == pytest.approx(300 * 10 * 50 * 1.5 / 1e6)  # 50 tokens a second
