@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from policies.arrival import Priority, Terms
 from policies.budget import NORMAL, Allowance
 from policies.gaps import Gaps
-from policies.keep_alive import Learned, descend, fixed, floor_s, jittered
+from policies.keep_alive import Learned, descend, descend_at_random, fixed, floor_s, jittered
 from policies.placement import Placement, PlacementName, Prospect, place
 from policies.prestart import Prestart, Prices, prestart
 from policies.rungs import Descent, Ladder, Rung, RungName, break_even_s, ladder
@@ -26,6 +26,7 @@ BYTES_PER_TOKEN = 4.0  # of English text, as tokenizers of today cut it
 OUTPUT_GUESS = 300.0  # tokens, before answers were counted
 OUTPUT_WEIGHT = 0.05  # of the last answer in the running mean
 WAKES_FROM: tuple[RungName, ...] = ("sleep_1", "sleep_2", "off")
+SOONER_S = 0.1  # an early start comes than it was weighed
 RATE_OVER_S = 60.0  # the shortest time over which requests make a rate that servers must carry
 
 
@@ -45,6 +46,7 @@ class Planner:
         self.wakes_s: dict[RungName, deque[float]] = {}  # "off" has the starts
         self.ladder: Ladder = ()  # the rungs that the server offers, at what they cost now
         self._extra_ladder: Ladder = ()  # for a server beyond the first
+        self._extras_idle = 0  # how often one fell idle
         self._learned = Learned()
         self._bursts = Bursts()
         self._busy_since_s = now_s
@@ -146,12 +148,13 @@ class Planner:
     def extra_descent(self) -> Descent:
         """The same for a server that falls idle while others of the model serve.
 
-        No gap of the model tells how long it is not needed: it goes down at break-even.
+        No gap of the model tells how long it is not needed: it goes down at random.
         """
         gone = self.allowance.stance == "refusing" or self.placement.name == "api"
         if gone or isinstance(self.economics.idle, float):
             return self.descent()
-        return descend("ski_rental", self._extra_ladder, self.gaps, self._learned)
+        self._extras_idle += 1
+        return descend_at_random(self._extra_ladder, self.economics.model, self._extras_idle)
 
     def prestart(self) -> Prestart | None:
         """Whether to start again before the next arrival; counted from the same moment."""
@@ -280,7 +283,12 @@ class Planner:
             return None
         delay_usd_s = facts.delay_usd_s * self._bursts.callers("off")
         prices = Prices(self.wake_mean_s("off"), facts.hold_usd_s, delay_usd_s)
-        return prestart(self.gaps, steps[-1][0], prices)
+        found = prestart(self.gaps, steps[-1][0], prices)
+        if found is None:
+            return None
+        # What would be stopped at that very moment is to be held instead.
+        after_s = max(found.after_s - SOONER_S, 0.0)
+        return Prestart(after_s, found.after_s + found.hold_s - after_s, found.reason)
 
     def _begin_busy(self, now_s: float) -> None:
         self._busy_since_s, self._busy_requests = now_s, 0.0

@@ -69,8 +69,9 @@ class Upkeep:
         due_in_s = every_s - self._epoch() % every_s
         if idle_since_s is not None and tended.may_prestart(planner):
             early = planner.prestart()
-            early_in_s = idle_since_s + early.after_s - self._clock() if early is not None else 0.0
-            return min(due_in_s, early_in_s) if early_in_s > 0 else due_in_s
+            due_s = idle_since_s + early.after_s if early is not None else -math.inf
+            if due_s > self._clock():
+                return min(due_in_s, due_s - self._clock())
         return due_in_s
 
     def _period(self, planner: Planner) -> float:
@@ -131,11 +132,13 @@ class Upkeep:
         if idle_since_s is None or not tended.may_prestart(planner):
             return
         early = planner.prestart()
-        if early is not None and 0 <= now_s - idle_since_s - early.after_s < early.hold_s:
+        if early is None:
+            return
+        due_s = idle_since_s + early.after_s
+        if due_s <= now_s < due_s + early.hold_s:
             tended.prestarted_gap_s = idle_since_s
             log.info("model %s is started early: %s", name, early.reason)
-            ready_s = idle_since_s + early.after_s + planner.wake_mean_s("off")
-            cold.hold(ready_s + early.hold_s)
+            cold.hold(due_s + planner.wake_mean_s("off") + early.hold_s)
 
 
 class _Tended:

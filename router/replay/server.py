@@ -197,11 +197,8 @@ class Server:
         self.outcome.holding_usd += passed_s * self.hold_usd_s[self.rung]
 
     def _held_early(self, now_s: float) -> bool:
-        """Whether an early start fell due while it was up: then it is held as long, once in a gap.
-
-        It is so when the gap of the model began before the server fell idle.
-        """
-        if self.gap_s is None or self.rung != "hot" or self.base_s <= self.gap_s:
+        """Whether an early start fell due while it was up: then it is held, once in a gap."""
+        if self.gap_s is None or self.rung != "hot":
             return False
         early = self.keeper.early()
         if early is None or self.gap_s + early[0] >= now_s:

@@ -7,7 +7,7 @@ answers only take time. What was decided is written down.
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from types import SimpleNamespace
@@ -23,7 +23,8 @@ from backends.upstream import Origin
 from backends.view import view
 from config.load import parse
 from load_tests.agreement.decisions import Decisions, Event, Served
-from policies.arrival import Priority
+from load_tests.agreement.replayed import Rise
+from policies.arrival import Priority, Step
 from router.places import Asked, Places
 from router.planners import Planners
 from router.record import Record
@@ -52,6 +53,7 @@ class OneModel:
     def __init__(self, text: str, epoch_s: float, starts_s: Sequence[float]) -> None:
         self.now_s = 0.0
         self.decisions = Decisions()
+        self.rises: list[Rise] = []
         self.config = parse(text, "test", {})
         cold = self.config.models[MODEL].cold
         assert cold is not None
@@ -60,7 +62,7 @@ class OneModel:
         self._timers: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._numbers = itertools.count()
         self._loop = asyncio.new_event_loop()
-        self._waiting: dict[Waiter, tuple[Call, Record, str]] = {}
+        self._waiting: dict[Waiter, tuple[Call, Record, Iterator[Step]]] = {}
         self.planners = Planners(self.clock)
         self.planners.follow(self.config)
         rungs: tuple[Rung, ...] = ("sleep_1",) if cold.sleep.level_1 is not None else ()
@@ -122,24 +124,34 @@ class OneModel:
         self.planners.arrived(record)
         asked = Asked(call.size, self.now_s + call.held_s, call.priority)
         places = Places(self._snapshot, MODEL, asked, self.planners, self.clock)
-        step = next(iter(places.plan())).step
-        if step.kind == "api":
-            self._go_outside(call, record, step.start, step.reason)
-            return
+        self._go(call, record, (place.step for place in places.plan()))
+
+    def _go(self, call: Call, record: Record, steps: Iterator[Step]) -> None:
+        """To the next place; nowhere when none is left."""
+        step = next(steps, None)
+        if step is None:
+            self.decisions.requests.append(Served(call.at_s, "", False))
+            self._end(record, None)
+        elif step.kind == "api":
+            self._go_outside(call, record, step.start)
+        else:
+            self._wait(call, record, steps)
+
+    def _wait(self, call: Call, record: Record, steps: Iterator[Step]) -> None:
         waiter = self._waiter(call)
-        self._waiting[waiter] = call, record, step.reason
+        self._waiting[waiter] = call, record, steps
         self.machine.acquire(waiter)
         if math.isfinite(call.held_s):
             self.call_later(call.held_s, self._expire, waiter)
 
-    def _go_outside(self, call: Call, record: Record, start: bool | None, why: str) -> None:
+    def _go_outside(self, call: Call, record: Record, start: bool | None) -> None:
         planner = self.planners.get(MODEL)
         assert planner is not None
         if start is not None:
             planner.overflowed(planner.expected_usd(call.size))
         if start:
             self.machine.wake()
-        self.decisions.requests.append(Served(call.at_s, "api", False, why))
+        self.decisions.requests.append(Served(call.at_s, "api", False))
         self.call_later(call.service_s, self._end, record, call)
 
     def _waiter(self, call: Call) -> Waiter:
@@ -151,17 +163,16 @@ class OneModel:
 
     def _expire(self, waiter: Waiter) -> None:
         if waiter in self._waiting:
-            call, record, why = self._waiting.pop(waiter)
+            call, record, steps = self._waiting.pop(waiter)
             waiter.future.cancel()
             self.machine.abandon(waiter)
-            self.decisions.requests.append(Served(call.at_s, "", False, why))
-            self._end(record, None)
+            self._go(call, record, steps)
 
     def _hand_over(self) -> None:
         for waiter in [waiter for waiter in self._waiting if waiter.future.done()]:
-            call, record, why = self._waiting.pop(waiter)
+            call, record, _ = self._waiting.pop(waiter)
             lease = waiter.future.result()
-            self.decisions.requests.append(Served(call.at_s, "cold", lease.cold_start, why))
+            self.decisions.requests.append(Served(call.at_s, "cold", lease.cold_start))
             self.call_later(call.service_s, self._served, lease, record, call)
 
     def _served(self, lease: Lease, record: Record, call: Call) -> None:
@@ -177,7 +188,9 @@ class OneModel:
     # --- effects --------------------------------------------------------------------------------
 
     def launch(self, instance: Instance, within_s: float) -> None:
-        self.call_later(next(self._starts_s), self._ready, instance)
+        took_s = next(self._starts_s)
+        self.rises.append(Rise(self.now_s, self.now_s + took_s))
+        self.call_later(took_s, self._ready, instance)
 
     def _ready(self, instance: Instance) -> None:
         endpoint = Endpoint(instance.id, Origin("http://127.0.0.1:9/v1"))
