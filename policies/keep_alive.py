@@ -16,6 +16,8 @@ Rules:
               adds twice what the clairvoyant would have paid and takes what it has cost.
               So it costs at most twice the clairvoyant plus (20 + 3) wakes, whatever comes.
 
+A server beyond a model's first has no gaps of its own that were seen: `descend_at_random`.
+
 Clamping the threshold itself to [B/2, 2B] was measured first and costs a sparse model up to 55 %
 over the clairvoyant, this 16 % (docs/placement.md).
 """
@@ -197,6 +199,18 @@ def _best_s(b_s: float, gaps: Gaps, longest_s: float) -> float:
     return best_s
 
 
+def descend_at_random(rungs: Ladder, model: str, occasion: int) -> Descent:
+    """Ski rental with a random share of each break-even time, for gaps of which nothing is known.
+
+    The share is ln(1 + u (e - 1)) with u in [0, 1): on average e / (e - 1) = 1.58 times the
+    clairvoyant against gaps that do not depend on the draw (Karlin et al. 1994), and servers that
+    fell idle together do not all stop together.
+    """
+    share = math.log1p(_drawn(model, occasion) * (math.e - 1))
+    steps = tuple((t.after_s * share, t.lower) for t in break_evens(rungs))
+    return Descent(steps, f"{share:.2f} of the break-even of holding and waking, drawn")
+
+
 def jittered(after_s: float, share: float, model: str, occasion: int) -> float:
     """Up to `share` later, by a draw that depends on the model and the occasion alone.
 
@@ -204,6 +218,10 @@ def jittered(after_s: float, share: float, model: str, occasion: int) -> float:
     """
     if share <= 0 or math.isinf(after_s):
         return after_s
-    # Not a checksum: those of `model-1` and `model-2` lie side by side.
+    return after_s * (1.0 + share * _drawn(model, occasion))
+
+
+def _drawn(model: str, occasion: int) -> float:
+    """In [0, 1). Not a checksum: those of `model-1` and `model-2` lie side by side."""
     drawn = blake2b(f"{model}/{occasion}".encode(), digest_size=4).digest()
-    return after_s * (1.0 + share * int.from_bytes(drawn) / 2**32)
+    return int.from_bytes(drawn) / 2**32

@@ -26,7 +26,7 @@ BYTES_PER_TOKEN = 4.0  # of English text, as tokenizers of today cut it
 OUTPUT_GUESS = 300.0  # tokens, before answers were counted
 OUTPUT_WEIGHT = 0.05  # of the last answer in the running mean
 WAKES_FROM: tuple[RungName, ...] = ("sleep_1", "sleep_2", "off")
-SOONER_S = 0.1  # an early start comes than it was weighed
+SOONER_S = 0.1  # than the stop that it prevents comes an early start
 RATE_OVER_S = 60.0  # the shortest time over which requests make a rate that servers must carry
 
 
@@ -284,9 +284,9 @@ class Planner:
         delay_usd_s = facts.delay_usd_s * self._bursts.callers("off")
         prices = Prices(self.wake_mean_s("off"), facts.hold_usd_s, delay_usd_s)
         found = prestart(self.gaps, steps[-1][0], prices)
-        if found is None:
-            return None
-        # What would be stopped at that very moment is to be held instead.
+        if found is None or found.after_s > steps[-1][0]:
+            return found
+        # What would be stopped at that very moment is held instead, whatever comes first.
         after_s = max(found.after_s - SOONER_S, 0.0)
         return Prestart(after_s, found.after_s + found.hold_s - after_s, found.reason)
 

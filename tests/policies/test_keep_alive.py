@@ -18,6 +18,7 @@ from policies.keep_alive import (
     Learned,
     Rule,
     descend,
+    descend_at_random,
     fixed,
     floor_s,
     jittered,
@@ -411,3 +412,13 @@ def test_jitter_spreads_models_and_occasions():
 def test_no_jitter_leaves_everything_as_it_is():
     assert jittered(300.0, 0.0, "m", 3) == 300.0
     assert jittered(math.inf, 0.5, "m", 3) == math.inf
+
+
+@given(st.text(min_size=1, max_size=8))
+def test_random_ski_rental_costs_little_more_than_expected_on_any_gap(model: str) -> None:
+    rungs = two(60.0)
+    descents = [descend_at_random(rungs, model, n) for n in range(2000)]
+    for gap_s in (10.0, 30.0, 59.0, 61.0, 1e4):
+        assert all(0 <= d.steps[0][0] < 60.0 for d in descents)
+        mean_usd = sum(gap_usd(rungs, d.steps, gap_s) for d in descents) / len(descents)
+        assert mean_usd <= 1.58 * 1.15 * least_usd(rungs, gap_s)

@@ -287,17 +287,18 @@ def test_a_model_at_the_api_holds_nothing_and_learns_on():
     assert steps(planner) == [(1.2, "off")]
 
 
-def test_a_server_beyond_the_first_goes_down_at_break_even():
+def test_a_server_beyond_the_first_goes_down_within_its_break_even():
     facts = replace(FACTS, delay_usd_s=0.0, max_instances=3)
     planner = after(facts, [5000.0] * 10)
     assert steps(planner) == [(1.2, "off")]
-    assert planner.extra_descent().steps == ((pytest.approx(START_S), "off"),)
+    drawn = [planner.extra_descent().steps[0][0] for _ in range(50)]
+    assert min(drawn) < 0.3 * START_S < 0.7 * START_S < max(drawn) < START_S
     assert Planner(replace(facts, idle=90.0), 0.0).extra_descent().steps == ((90.0, "off"),)
-    dearer = Planner(replace(facts, delay_usd_s=1.0), 0.0).extra_descent().steps
-    assert dearer[0][0] > 10 * START_S  # whoever comes meanwhile waits
+    dearer = Planner(replace(facts, delay_usd_s=1.0), 0.0)
+    assert max(dearer.extra_descent().steps[0][0] for _ in range(50)) > 10 * START_S  # who waits
     for stance in (SAVING, REFUSING):
         planner.allow(stance)
-        assert planner.extra_descent().steps[0][0] == (START_S if stance is SAVING else 0.0)
+        assert (planner.extra_descent().steps[0][0] > 0) == (stance is SAVING)
 
 
 # --- early starts ---------------------------------------------------------------------------------
