@@ -107,6 +107,6 @@ def both(configuration: str, seed: int) -> Agreement:
 @given(seed=st.integers(0, 2**32))
 def test_what_is_decided_live_is_decided_in_a_replay(configuration: str, seed: int) -> None:
     found = both(configuration, seed)
-    assert found.live["requests"] > 10
+    assert found.live["requests"]
     assert found.differences == []
     assert max(map(abs, found.offsets_s), default=0.0) < 0.002
