@@ -8,6 +8,8 @@ state that they need. Times are seconds of one monotonic clock.
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from policies.arrival import Priority, Terms
 from policies.budget import NORMAL, Allowance
 from policies.gaps import Gaps
@@ -26,6 +28,7 @@ BYTES_PER_TOKEN = 4.0  # of English text, as tokenizers of today cut it
 OUTPUT_GUESS = 300.0  # tokens, before answers were counted
 OUTPUT_WEIGHT = 0.05  # of the last answer in the running mean
 WAKES_FROM: tuple[RungName, ...] = ("sleep_1", "sleep_2", "off")
+ON_TIME_S = 0.5  # a choice falls due by the wall clock, which does not keep step with ours
 SOONER_S = 0.1  # than the stop that it prevents comes an early start
 RATE_OVER_S = 60.0  # the shortest time over which requests make a rate that servers must carry
 
@@ -214,6 +217,7 @@ class Planner:
         self.periods.close(now_s)
         prospects = self.prospects()
         rules = self.economics.rules
+        rules = replace(rules, dwell_s=rules.dwell_s - ON_TIME_S)
         self.placement = place(self.placement, now_s, prospects, self.periods.qps(), rules)
         return self.placement
 
