@@ -32,6 +32,7 @@ from router.upkeep import Upkeep
 from router.usage import Usage
 
 MODEL = "m"
+UNSTEADY_S = 0.0004
 WHAT = {State.PROVISIONING: "start", State.WAKING: "wake", State.DRAINING: "off"}
 
 
@@ -88,11 +89,15 @@ class OneModel:
         self._snapshot = Snapshot(self.config, {MODEL: backends})
         fleet: Any = SimpleNamespace(snapshot=self._snapshot)
         self._upkeep = Upkeep(
-            fleet, self.planners, self.clock, lambda: epoch_s + self.now_s, lambda model: 0.0
+            fleet, self.planners, self.clock, lambda: epoch_s + self._wall_s(), lambda model: 0.0
         )
 
     def clock(self) -> float:
         return self.now_s
+
+    def _wall_s(self) -> float:
+        """As it is read: a bit later than the other clock, now more and now less."""
+        return self.now_s + UNSTEADY_S * (1.0 + math.sin(self.now_s))
 
     def run(self, calls: Sequence[Call], end_s: float) -> Decisions:
         """All that is decided until then."""
