@@ -41,6 +41,7 @@ class ColdView:
     rung: Rung
     wake_times_s: Mapping[Rung, tuple[float, ...]]
     rungs: tuple[Rung, ...]  # that the server offers, as far as is known, from hot to off
+    device_wait_s: float = 0.0  # until its turn at a device that others hold
 
     @property
     def rise_times_s(self) -> tuple[float, ...]:
@@ -58,6 +59,7 @@ def view(machine: Lifecycle, now_s: float, excluding: Collection[Endpoint] = ())
     nearest = max(machine.instances.staying, key=_nearness, default=None)
     rising = nearest if nearest is not None and nearest.state in RISING else None
     refusing_for_s = max(machine.backoff.refusing_until_s - now_s, 0.0)
+    shortage = machine.tenancy.shortage()
     return ColdView(
         state=_state(machine),
         ready=len(ready),
@@ -72,6 +74,7 @@ def view(machine: Lifecycle, now_s: float, excluding: Collection[Endpoint] = ())
         rung=nearest.nearest_rung if nearest is not None else "off",
         wake_times_s=machine.ladder.wakes.times_s,
         rungs=tuple(r for r in LADDER if r in ("hot", "off") or machine.ladder.offers(r)),
+        device_wait_s=shortage[1] if shortage is not None else 0.0,
     )
 
 

@@ -88,7 +88,9 @@ class Places:
     def _terms(self, planner: Planner, model: str) -> Terms:
         left_s = max(self._asked.deadline_s - self._clock(), 0.0)
         overflow = bool(self._snapshot.config.models[model].overflow)
-        return planner.terms(left_s, self._asked.priority, overflow)
+        cold = self._snapshot.backends[model].cold
+        rung = cold.view().rung if cold is not None else "off"
+        return planner.terms(left_s, self._asked.priority, overflow, rung)
 
     def _overflow(self, model: str, because: Step) -> Iterator[Place]:
         """Places at other models that can answer at once, in the order of the configuration."""
@@ -215,7 +217,7 @@ def _states(
 def _cold_state(view: ColdView, planner: Planner | None) -> ColdState:
     eta_s = 0.0
     if planner is not None and view.free < 1 and not view.ready:
-        eta_s = planner.eta_s(view.rung, view.starting_for_s)
+        eta_s = view.device_wait_s + planner.eta_s(view.rung, view.starting_for_s)
     return ColdState(
         ready=view.ready,
         free=view.free,

@@ -6,7 +6,7 @@ state that they need. Times are seconds of one monotonic clock.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -49,6 +49,7 @@ class Planner:
         self.wakes_s: dict[RungName, deque[float]] = {}  # "off" has the starts
         self.ladder: Ladder = ()  # the rungs that the server offers, at what they cost now
         self._extra_ladder: Ladder = ()  # for a server beyond the first
+        self._offered: Collection[RungName] = ("hot", *WAKES_FROM)
         self._extras_idle = 0  # how often one fell idle
         self._learned = Learned()
         self._bursts = Bursts()
@@ -61,6 +62,7 @@ class Planner:
     def reconfigure(self, economics: Economics) -> None:
         """New prices and rules over what was learned."""
         self.economics = self.periods.economics = economics
+        self._offered = ("hot", *WAKES_FROM)  # of a new level nobody has told yet
         if economics.rules.pin is not None or self.placement.name not in economics.prospective:
             first = _first_placement(economics)
             self.placement = Placement(first, self.placement.since_s, "the configuration changed")
@@ -131,6 +133,12 @@ class Planner:
         """A request went elsewhere because no instance was ready in time."""
         self.overspent_usd += usd
 
+    def offer(self, rungs: Collection[RungName]) -> None:
+        """The rungs that the server offers, as far as is known: some refuse to sleep."""
+        if rungs != self._offered:
+            self._offered = rungs
+            self._price_rungs()
+
     def allow(self, allowance: Allowance) -> None:
         """What the budgets say from now on."""
         changed = allowance.stance != self.allowance.stance
@@ -167,15 +175,17 @@ class Planner:
             self._early = (self._decide_prestart(),)
         return self._early[0]
 
-    def terms(self, left_s: float, priority: Priority, overflow: bool) -> Terms:
-        """What weighs for a request that comes now."""
+    def terms(
+        self, left_s: float, priority: Priority, overflow: bool, rung: RungName = "off"
+    ) -> Terms:
+        """What weighs for a request; `rung` is where the model's nearest server is."""
         return Terms(
             left_s=left_s,
             priority=priority,
             placement=self.placement.name,
             allowance=self.allowance,
             overspent_usd=self.overspent_usd,
-            start_usd=self.wake_mean_s("off") * self.economics.hold_usd_s,
+            start_usd=self.wake_mean_s(rung) * self.economics.hold_usd_s,
             overflow=overflow,
         )
 
@@ -247,7 +257,8 @@ class Planner:
         # Near the end of a budget nobody's waiting is paid for: idle times get shorter.
         delay_usd_s = facts.delay_usd_s if self.allowance.stance == "normal" else 0.0
         rungs = [Rung("hot", facts.hold_usd_s, 0.0, 0.0)]
-        held = [(level.name, level.share * facts.hold_usd_s) for level in facts.sleep]
+        offered = [level for level in facts.sleep if level.name in self._offered]
+        held = [(level.name, level.share * facts.hold_usd_s) for level in offered]
         for name, hold_usd_s in (*held, ("off", 0.0)):
             wake_s = self.wake_mean_s(name)
             waiting_usd_s = delay_usd_s * callers.get(name, self._bursts.callers(name))

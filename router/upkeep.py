@@ -90,6 +90,7 @@ class Upkeep:
             self._place(name, planner, now_s - late_s if late_s < LOOK_EVERY_S else now_s)
         cold = self._fleet.snapshot.backends[name].cold
         if cold is not None:
+            planner.offer(cold.view().rungs)
             if (planner.allowance.stance, planner.placement.name) != before:
                 cold.hold(0.0)  # no early start any more; what is idle asks anew when to go down
             wanted = self._instances_wanted(config, name, planner)

@@ -141,7 +141,7 @@ class Planned:
         api = None
         if planner.economics.api_usd is not None:
             api = ApiState(True, usd)
-        terms = planner.terms(held_s, priority, False)  # type: ignore[arg-type]
+        terms = planner.terms(held_s, priority, False, rung)  # type: ignore[arg-type]
         return choose(None, cold, api, terms)
 
 

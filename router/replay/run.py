@@ -308,7 +308,7 @@ class Run:
         elif step.start is None:
             count = left
         elif not step.start and usd > 0:
-            terms = planner.terms(work.held_s(row), "normal", False)
+            terms = planner.terms(work.held_s(row), "normal", False, server.rung)
             lacking = (terms.start_usd - terms.overspent_usd) / usd
             count = min(left, max(math.floor(lacking), 1.0))
         self.outcome.cold += count

@@ -25,6 +25,9 @@ class Instances:
     def __init__(self) -> None:
         self.told: list[tuple[str, float]] = []
 
+    def view(self) -> SimpleNamespace:
+        return SimpleNamespace(rungs=("hot", "sleep_1", "sleep_2", "off"))
+
     def hold(self, until_s: float) -> None:
         self.told.append(("hold", until_s))
 
