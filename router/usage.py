@@ -7,6 +7,7 @@ import msgspec
 from router.sse import event_data, split_events
 
 PARSED_LIMIT = 8 * 1024 * 1024  # a longer plain answer goes uncounted
+MOST_TOKENS = 10**9  # a count beyond it, or below 0, is none: prices and SQLite cannot hold it
 
 
 class Details(msgspec.Struct):
@@ -60,9 +61,8 @@ class Usage(msgspec.Struct):
 
 
 def _either(one: int | None, other: int | None, known: int) -> int:
-    if one is not None:
-        return one
-    return other if other is not None else known
+    told = one if one is not None else other
+    return told if told is not None and 0 <= told <= MOST_TOKENS else known
 
 
 def from_body(body: bytes, gzipped: bool) -> Usage | None:

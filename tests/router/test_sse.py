@@ -119,3 +119,9 @@ def test_from_body_reads_plain_and_gzipped_answers():
     assert from_body(b"not json", gzipped=False) is None
     assert from_body(b"not gzip", gzipped=True) is None
     assert from_body(b'{"usage":null}', gzipped=False) is None
+
+
+@pytest.mark.parametrize("count", ["-1", "18446744073709551615", "9" * 400])
+def test_counts_that_no_answer_has_are_not_believed(count):
+    body = f'{{"usage":{{"prompt_tokens":{count},"completion_tokens":7}}}}'.encode()
+    assert from_body(body, gzipped=False) == Usage(0, 7, 0)
