@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from config.durations import seconds
 from config.load import load
@@ -145,14 +146,14 @@ def _compare(trace: Trace, rivals: Any) -> Comparison:
     with console.status("reading") as status:
 
         def progress(number: int, name: str) -> None:
-            status.update(f"{number + 1} of {len(trace.models)}: {name}")
+            status.update(Text(f"{number + 1} of {len(trace.models)}: {name}"))  # no markup
 
         return compare(trace, rivals, progress)
 
 
 def _timeline(own: Setting, trace: Trace, model: str) -> Any:
     if model not in trace.models:
-        shown = ", ".join(trace.models[:5])
+        shown = ", ".join(map(repr, trace.models[:5]))
         raise click.UsageError(f"--timeline: the trace has no model {model}, but {shown}, ...")
     return timeline(own, trace, model)
 
@@ -162,7 +163,7 @@ def _print(found: Comparison, trace: Trace, own: Setting) -> None:
     best = totals[CLAIRVOYANT.name].outcome
     requests = best.requests
     click.echo(f"{len(trace.models)} models, {requests:,.0f} requests, {best.gaps:,} gaps\n")
-    console = Console(width=WIDTH)
+    console = Console(width=WIDTH, markup=False)
     money = {name: _money(each.outcome, best) for name, each in totals.items()}
     service = {name: _service(each.outcome) for name, each in totals.items()}
     for columns, rows in ((MONEY, money), (SERVICE, service)):

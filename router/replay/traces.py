@@ -23,6 +23,8 @@ from router.replay.requests import PRIORITIES, Requests
 
 MONDAY_S = 4 * 86400.0  # the epoch began on a Thursday; times that are no dates begin on a Monday
 OLDEST_DATE_S = 10 * 365 * 86400.0  # smaller times are not dates
+LATEST_DATE_S = 200 * 365 * 86400.0  # later ones are mistakes of units
+LONGEST_DAYS = 10 * 366  # placements are looked at all along: a row in another unit takes for ever
 
 
 class Trace(Protocol):
@@ -186,6 +188,11 @@ def read_requests(table: Table, days: float | None = None) -> RequestTrace:
     begin_s = first_s if first_s < 0 or first_s > OLDEST_DATE_S else 0.0
     last_s = max(max(d.at_s) for d in by_model.values())
     end_s = min(last_s, begin_s + days * 86400.0) if days is not None else last_s
+    if end_s - begin_s > LONGEST_DAYS * 86400.0:
+        raise TraceError(
+            f"{table.name}: its times span {(end_s - begin_s) / 86400.0:,.0f} days, and"
+            f" {LONGEST_DAYS:,} at most are replayed; are they all in one unit? --days cuts it off"
+        )
     kept: dict[str, Requests] = {}
     for name, rows in by_model.items():
         rows.at_s = array("d", (at_s - begin_s for at_s in rows.at_s))
@@ -207,7 +214,7 @@ def _by_model(table: Table) -> dict[str, Requests]:
             if rows is None:
                 rows = by_model[name] = read.empty()
             read.into(rows, row)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise table.error(line, error) from error
     return by_model
 
@@ -295,9 +302,10 @@ class _Row:
             at_s = self._clock(text)
         except ValueError:
             raise ValueError(f"the {meaning} {text!r} is not seconds and no ISO time") from None
-        if at_s != at_s or at_s in (float("inf"), float("-inf")):
+        at_s = at_s / 1000.0 if meaning in self._ms else at_s
+        if not abs(at_s) <= LATEST_DATE_S:
             raise ValueError(f"the {meaning} {text!r} is no time")
-        return at_s / 1000.0 if meaning in self._ms else at_s
+        return at_s
 
     def _number(self, row: Sequence[Any], meaning: str) -> float:
         """0 for an empty cell."""

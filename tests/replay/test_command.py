@@ -158,6 +158,16 @@ def test_what_is_wrong_is_told(folder, options, code, told):
     assert told in " ".join(result.output.split())
 
 
+def test_names_of_a_trace_are_no_markup_and_no_terminal_codes(folder):
+    Path("names.csv").write_text("time,model\n1,[/x]\n2,\x1b[31mred\n")
+    Path("[b].yaml").write_text(OTHER)
+    shown = run("own.yaml", "--trace", "names.csv", "--compare", "[b].yaml")
+    assert shown.exit_code == 0, shown.output
+    assert "[b].yaml" in shown.output
+    told = run("own.yaml", "--trace", "names.csv", "--timeline", "z", "--picture", "z.svg")
+    assert "'[/x]', '\\x1b[31mred'" in told.output
+
+
 # --- what a file says beside its models on demand -------------------------------------------------
 
 

@@ -131,6 +131,8 @@ def test_days_cut_off_the_rest(path):
         ("time,model\nsoon,a\n", 2, "'soon' is not seconds"),
         ("time,model\n1,a\n,a\n", 3, "the time is missing"),
         ("time,model\nnan,a\n", 2, "is no time"),
+        ("time,model\n1,a\n1e300,a\n", 3, "is no time"),
+        ('{"time": 1}\n{"time": 1' + 400 * "0" + "}\n", 2, "too large"),
         ("time,model,input_tokens\n1,a,-4\n", 2, "-4 is not a number of at least 0"),
         ("time,model,input_tokens\n1,a,many\n", 2, "'many' is not a number"),
         ("time,model,priority\n1,a,urgent\n", 2, "not low, normal or high"),
@@ -158,6 +160,13 @@ def test_what_is_no_text_is_told(path, raw):
     path.write_bytes(raw)
     with pytest.raises(TraceError, match="cannot read it"):
         read(path, 0)
+
+
+def test_times_in_two_units_are_told(path):
+    path.write_text("time,model\n0,a\n1700158623,a\n")
+    with pytest.raises(TraceError, match="span 19,678 days, and 3,660 at most are replayed"):
+        read(path, 0)
+    assert times(read(path, 0, days=1.0), "a") == [0.0]
 
 
 def test_files_without_requests_are_told(path):
