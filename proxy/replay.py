@@ -98,6 +98,8 @@ def replay(
         ]
     except (TraceError, Unmatched) as error:
         raise click.ClickException(str(error)) from error
+    if model is not None:
+        _known(model, trace)  # a long replay should not end with a typing mistake
     for note in (*trace.notes, *_limits(configs)):
         click.echo(note)
     own, compared = settings[0], dict(zip(_names(others), settings[1:], strict=True))
@@ -112,7 +114,7 @@ def replay(
             if model is None:
                 draw_comparison(picture, {n: f.outcome for n, f in found.totals().items()})
             else:
-                draw_timeline(picture, _timeline(own, trace, model))
+                draw_timeline(picture, timeline(own, trace, model))
 
 
 def _limits(configs: Sequence[Config]) -> list[str]:
@@ -151,18 +153,19 @@ def _compare(trace: Trace, rivals: Any) -> Comparison:
         return compare(trace, rivals, progress)
 
 
-def _timeline(own: Setting, trace: Trace, model: str) -> Any:
+def _known(model: str, trace: Trace) -> None:
     if model not in trace.models:
-        shown = ", ".join(map(repr, trace.models[:5]))
-        raise click.UsageError(f"--timeline: the trace has no model {model}, but {shown}, ...")
-    return timeline(own, trace, model)
+        shown = ", ".join(map(repr, trace.models[:5])) + (", ..." if len(trace.models) > 5 else "")
+        raise click.UsageError(f"--timeline: the trace has no model {model}, but {shown}")
 
 
 def _print(found: Comparison, trace: Trace, own: Setting) -> None:
     totals = found.totals()
     best = totals[CLAIRVOYANT.name].outcome
     requests = best.requests
-    click.echo(f"{len(trace.models)} models, {requests:,.0f} requests, {best.gaps:,} gaps\n")
+    count = len(trace.models)
+    models = "1 model" if count == 1 else f"{count} models"
+    click.echo(f"{models}, {requests:,.0f} requests, {best.gaps:,} gaps\n")
     console = Console(width=WIDTH, markup=False)
     money = {name: _money(each.outcome, best) for name, each in totals.items()}
     service = {name: _service(each.outcome) for name, each in totals.items()}
