@@ -17,7 +17,7 @@ from backends.lease import (
 )
 from backends.pool import Pool
 from policies.arrival import ApiState, ColdState, HotState, Priority, Step, Terms, choose
-from policies.waiting import remaining_start_s, retry_after_s
+from policies.waiting import LONGEST_RETRY_AFTER_S, remaining_start_s, retry_after_s
 from router.errors import BudgetSpent, GatewayError, ModelStarting, ModelUnavailable, Saturated
 from router.pins import Pin
 from router.planner import Planner
@@ -95,11 +95,20 @@ class Places:
     def _overflow(self, model: str, because: Step) -> Iterator[Place]:
         """Places at other models that can answer at once, in the order of the configuration."""
         for other in self._snapshot.config.models[model].overflow:
-            for step in choose(*_states(self._snapshot.backends[other], self.tried)):
+            for step in self._spare_steps(other):
                 if _answers_at_once(step, self._snapshot.backends[other]):
                     reason = f"{because.reason}; '{other}' is ready"
                     step = Step(step.kind, False, reason, because.start)
                     yield Place(other, step, self._snapshot.backends[other], model)
+
+    def _spare_steps(self, other: str) -> tuple[Step, ...]:
+        """The places of a model for another one's requests: its budgets hold for them too."""
+        planner = self._planners.get(other)
+        stance = planner.allowance.stance if planner is not None else "normal"
+        if stance == "refusing":
+            return ()
+        hot, cold, api = _states(self._snapshot.backends[other], self.tried)
+        return choose(hot, cold, api if stance == "normal" else None)
 
     def cold(self, model: str) -> ColdModel | None:
         return self._snapshot.backends[model].cold
@@ -189,7 +198,9 @@ class Places:
         planner = self._planners.get(self._model)
         if planner is not None and planner.allowance.stance == "refusing":
             raised = "raise budget.usd_per_day or wait until midnight UTC"
-            return BudgetSpent(f"{planner.allowance.reason}; {raised}")
+            return BudgetSpent(
+                f"{planner.allowance.reason}; {raised}", retry_after_s=LONGEST_RETRY_AFTER_S
+            )
         pools = [p for m in self._with_fallbacks() for p in self._snapshot.backends[m].pools]
         wait_s = min((p.next_probe_s() for p in pools), default=1.0)
         return ModelUnavailable(
