@@ -163,8 +163,7 @@ def _print(found: Comparison, trace: Trace, own: Setting) -> None:
     totals = found.totals()
     best = totals[CLAIRVOYANT.name].outcome
     requests = best.requests
-    count = len(trace.models)
-    models = "1 model" if count == 1 else f"{count} models"
+    models = _models(len(trace.models))
     click.echo(f"{models}, {requests:,.0f} requests, {best.gaps:,} gaps\n")
     console = Console(width=WIDTH, markup=False)
     money = {name: _money(each.outcome, best) for name, each in totals.items()}
@@ -179,7 +178,11 @@ def _print(found: Comparison, trace: Trace, own: Setting) -> None:
         console.print(table)
         click.echo()
     for name, count in found.absent.items():
-        click.echo(f"{name}: not possible for {count} models, so no sum (no price is stated)")
+        click.echo(f"{name}: not possible for {_models(count)}, so no sum (no price is stated)")
+
+
+def _models(count: int) -> str:
+    return "1 model" if count == 1 else f"{count} models"
 
 
 def _money(outcome: Outcome, best: Outcome) -> list[str]:
