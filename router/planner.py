@@ -78,25 +78,33 @@ class Planner:
 
     # --- what happens ---------------------------------------------------------------------------
 
-    def arrived(self, now_s: float) -> None:
-        """A request came, whoever serves it."""
+    def arrived(self, now_s: float, requests: int = 1) -> None:
+        """A request came, or several at once, whoever serves them."""
         if not self.active:
             if self.idle_since_s is not None:
                 self._gap_ended(max(now_s - self.idle_since_s, 0.0))
             self._begin_busy(now_s)
-        self.active += 1
-        self._busy_requests += 1
-        self._bursts.came(now_s, 1.0)
-        self.periods.now.requests += 1
+        self.active += requests
+        self._busy_requests += requests
+        self._bursts.came(now_s, requests)
+        self.periods.now.requests += requests
 
-    def finished(self, now_s: float, input_tokens: float = 0.0, output_tokens: float = 0.0) -> None:
-        """Its last byte has gone, or its caller has."""
-        if not self.active:
+    def finished(
+        self,
+        now_s: float,
+        input_tokens: float = 0.0,
+        output_tokens: float = 0.0,
+        requests: int = 1,
+    ) -> None:
+        """Its last byte has gone, or its caller has; the tokens are those of each of several."""
+        requests = min(requests, self.active)
+        if not requests:
             return  # it came before this model was planned for
-        self.active -= 1
+        self.active -= requests
         if output_tokens:
-            self.output_mean += OUTPUT_WEIGHT * (output_tokens - self.output_mean)
-        self.periods.now.api_usd += self.api_usd(input_tokens, output_tokens)
+            weight = OUTPUT_WEIGHT if requests == 1 else 1 - (1 - OUTPUT_WEIGHT) ** requests
+            self.output_mean += weight * (output_tokens - self.output_mean)
+        self.periods.now.api_usd += requests * self.api_usd(input_tokens, output_tokens)
         if not self.active:
             self.idle_since_s = now_s
             self._end_busy(now_s)

@@ -115,10 +115,9 @@ class Planned:
                 planner.arrived(now_s)
             return
         whole = max(round(requests), 0)
-        for _ in range(whole):
-            planner.arrived(since_s)
-        for _ in range(whole + 1 if over else whole):
-            planner.finished(now_s, into, out)
+        if whole:
+            planner.arrived(since_s, whole)
+        planner.finished(now_s, into, out, whole + 1 if over else whole)
 
     def steps(
         self,

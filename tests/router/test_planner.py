@@ -611,3 +611,23 @@ def test_the_zero_of_the_clock_does_not_matter():
     here = [x[0] for x in week(facts, seed=4) if isinstance(x, tuple)]
     there = [x[0] for x in week(facts, seed=4, offset_s=2.0**20) if isinstance(x, tuple)]
     assert here == there
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_several_requests_at_once_are_as_many_one_by_one(came: int, more: int) -> None:
+    together, single = Planner(FACTS, 0.0), Planner(FACTS, 0.0)
+    together.arrived(10.0, came)
+    together.finished(25.0, 100.0, 40.0, came + more)  # `more` that it never heard of
+    for _ in range(came):
+        single.arrived(10.0)
+    for _ in range(came + more):
+        single.finished(25.0, 100.0, 40.0)
+    for planner in (together, single):
+        planner.arrived(9000.0)
+        planner.place(9300.0)
+    assert together.active == single.active == 1
+    assert together.output_mean == pytest.approx(single.output_mean)
+    assert together.descent() == single.descent()
+    assert together.prospects()["on_demand"].usd_per_hour == pytest.approx(
+        single.prospects()["on_demand"].usd_per_hour
+    )
