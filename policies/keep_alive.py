@@ -124,7 +124,9 @@ def descend(rule: Rule, rungs: Ladder, gaps: Gaps, learned: Learned) -> Descent:
         return _descent(break_evens(rungs), "the break-even of holding and waking")
     if rule == "clamped":
         why = f"break-even: the last {len(gaps)} gaps tell of nothing much better"
-        if not learned.trusted:
+        if not gaps:
+            why = "break-even: no gap is known yet"
+        elif not learned.trusted:
             why = "break-even: learning has cost more than it may"
         return _descent(learned.thresholds(rungs, gaps), why, len(gaps))
     if len(gaps) < KNOWN_ENOUGH:
