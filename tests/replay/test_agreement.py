@@ -103,7 +103,7 @@ def both(configuration: str, seed: int) -> Agreement:
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, derandomize=True)  # not the moment when two things meet
 @given(seed=st.integers(0, 2**32))
 @example(seed=4)  # where they once differed: a stay by two clocks,
 @example(seed=58)  # an early start in the moment of a stop
