@@ -18,9 +18,10 @@ from typing import Any
 from router.replay.arrivals import Family, Form, draw, spells
 from router.replay.columns import TraceError, number
 from router.replay.requests import Requests
-from router.replay.traces import MONDAY_S, Table, open_text, table_of
+from router.replay.traces import MONDAY_S, Table, open_text, refuse_ages, table_of
 
 DRAWN_UP_TO_RPS = 1.0
+MOST_RPS = 1e6  # of one client: no number of requests beyond can be drawn
 UNKNOWN_WINDOW_S = 600.0
 _FAMILIES: Mapping[str, Family] = {
     "g": "gamma",
@@ -125,11 +126,13 @@ def read_rates(table: Table, seed: int, days: float | None = None) -> RateTrace:
     if not windows:
         raise TraceError(f"{table.name}: no window with a request in it")
     lengths_s: dict[str, float] = {}
+    for of_one in windows.values():
+        of_one.sort(key=lambda w: w.begin_s)
     width_s = _width_s(windows)
     for name, of_one in windows.items():
-        of_one.sort(key=lambda w: w.begin_s)
         end_s = of_one[-1].begin_s + width_s
         lengths_s[_source(name)] = max(lengths_s.get(_source(name), 0.0), end_s)
+    refuse_ages(table.name, max(lengths_s.values()))
     tokens, note = _read_tokens(Path(table.name))
     notes = (
         f"columns: {table.columns.sentence()}",
@@ -144,6 +147,8 @@ def read_rates(table: Table, seed: int, days: float | None = None) -> RateTrace:
 def _window(found: Mapping[str, int], row: Sequence[Any]) -> Window:
     begin_s = number(row[found["window"]], "window")
     rate_rps = number(row[found["rate"]], "rate")
+    if rate_rps > MOST_RPS:
+        raise ValueError(f"the rate {rate_rps:g} is above {MOST_RPS:,.0f} requests/s")
     text = str(row[found["family"]]).strip().lower() if "family" in found else "gamma"
     family = _FAMILIES.get(text)
     if family is None:
@@ -159,7 +164,7 @@ def _window(found: Mapping[str, int], row: Sequence[Any]) -> Window:
 
 
 def _width_s(windows: Mapping[str, list[Window]]) -> float:
-    """The shortest step between two windows of one client."""
+    """The shortest step between two windows of one client, which are in order."""
     steps = (
         b.begin_s - a.begin_s
         for of_one in windows.values()

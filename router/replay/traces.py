@@ -149,7 +149,7 @@ def _json_table(path: Path, lines: Iterable[str]) -> Table:
 def _json_row(path: Path, line: int, text: str) -> dict[str, Any]:
     try:
         row = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TraceError(f"{path}:{line}: not JSON: {error}") from None
     if not isinstance(row, dict):
         raise TraceError(f"{path}:{line}: not a JSON object")
@@ -173,9 +173,9 @@ def read_store(path: Path, days: float | None = None) -> RequestTrace:
             query = "SELECT model, seconds FROM starts WHERE stage = 'total' ORDER BY time"
             starts_s: dict[str, list[float]] = {}
             for model, seconds in db.execute(query):
-                starts_s.setdefault(model, []).append(float(seconds))
+                starts_s.setdefault(model, []).append(number(seconds, "a start"))
             return replace(trace, starts_s=starts_s)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, ValueError, TypeError) as error:
         raise TraceError(f"{path}: not a store of Lamplighter's: {error}") from error
 
 
@@ -188,11 +188,7 @@ def read_requests(table: Table, days: float | None = None) -> RequestTrace:
     begin_s = first_s if first_s < 0 or first_s > OLDEST_DATE_S else 0.0
     last_s = max(max(d.at_s) for d in by_model.values())
     end_s = min(last_s, begin_s + days * 86400.0) if days is not None else last_s
-    if end_s - begin_s > LONGEST_DAYS * 86400.0:
-        raise TraceError(
-            f"{table.name}: its times span {(end_s - begin_s) / 86400.0:,.0f} days, and"
-            f" {LONGEST_DAYS:,} at most are replayed; are they all in one unit? --days cuts it off"
-        )
+    refuse_ages(table.name, end_s - begin_s)
     kept: dict[str, Requests] = {}
     for name, rows in by_model.items():
         rows.at_s = array("d", (at_s - begin_s for at_s in rows.at_s))
@@ -201,6 +197,15 @@ def read_requests(table: Table, days: float | None = None) -> RequestTrace:
     epoch_s = begin_s if begin_s > OLDEST_DATE_S else MONDAY_S
     notes = (f"columns: {table.columns.sentence()}", *table.notes)
     return RequestTrace(kept, epoch_s, end_s - begin_s, notes)
+
+
+def refuse_ages(name: str, length_s: float) -> None:
+    """TraceError for a trace that would be replayed for ever."""
+    if length_s > LONGEST_DAYS * 86400.0:
+        raise TraceError(
+            f"{name}: its times span {length_s / 86400.0:,.0f} days, and {LONGEST_DAYS:,} at most"
+            " are replayed; are they all in one unit? --days cuts it off"
+        )
 
 
 def _by_model(table: Table) -> dict[str, Requests]:

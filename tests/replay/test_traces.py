@@ -139,7 +139,9 @@ def test_days_cut_off_the_rest(path):
         ("time,model\n1,\n", 2, "the model's name is empty"),
         ('{"time": 1}\n{"time": \n', 2, "not JSON"),
         ('{"time": 1}\n[]\n', 2, "not a JSON object"),
+        ('{"time": 1}\n{"time": ' + 100_000 * "[" + "\n", 2, "not JSON"),
         ("window_start_s,rate_rps\n0,fast\n", 2, "'fast' is not a number"),
+        ("window_start_s,rate_rps\n0,1e300\n", 2, "above 1,000,000 requests/s"),
         ("window_start_s,rate_rps,iat_dist\n0,1,X\n", 2, "'x' is not G (gamma) or W (Weibull)"),
     ],
 )
@@ -167,6 +169,14 @@ def test_times_in_two_units_are_told(path):
     with pytest.raises(TraceError, match="span 19,678 days, and 3,660 at most are replayed"):
         read(path, 0)
     assert times(read(path, 0, days=1.0), "a") == [0.0]
+    path.write_text("window_start_s,rate_rps\n0,1\n1700158623,1\n")
+    with pytest.raises(TraceError, match="and 3,660 at most are replayed"):
+        read(path, 0)
+
+
+def test_windows_out_of_order_are_as_long_as_in_order(path):
+    path.write_text("window_start_s,rate_rps\n0,1\n600,1\n300,1\n900,1\n")
+    assert read(path, 0).end_s("all") == 1200.0
 
 
 def test_files_without_requests_are_told(path):
@@ -263,6 +273,19 @@ def test_another_database_is_told(tmp_path):
     path = tmp_path / "other.sqlite"
     with closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE cats (name)")
+        db.commit()
+    with pytest.raises(TraceError, match="not a store of Lamplighter's"):
+        read(path, 0)
+
+
+@pytest.mark.parametrize("seconds", ["NULL", "'soon'", "-5"])
+def test_a_start_that_takes_no_time_is_told(tmp_path, seconds):
+    path = tmp_path / "store.sqlite"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE requests (time, model)")
+        db.execute("INSERT INTO requests VALUES (1700000000.0, 'a')")
+        db.execute("CREATE TABLE starts (time, model, stage, seconds)")
+        db.execute(f"INSERT INTO starts VALUES (1, 'a', 'total', {seconds})")
         db.commit()
     with pytest.raises(TraceError, match="not a store of Lamplighter's"):
         read(path, 0)
