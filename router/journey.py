@@ -83,6 +83,11 @@ class Router:
     def _model(self, snapshot: Snapshot, request: Request, pin: Pin | None) -> str:
         if request.body is None:
             assert pin is not None
+            if pin.model not in snapshot.config.models:
+                raise NotFound(
+                    f"response '{request.response_id}' is gone: model '{pin.model}', which made"
+                    " it, left the configuration"
+                )
             return pin.model
         asked = request.body.model
         model = snapshot.config.resolve(asked)

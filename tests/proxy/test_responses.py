@@ -150,6 +150,19 @@ def test_response_of_a_server_that_went_is_404(
     assert "gone" in caught.value.message
 
 
+def test_response_of_a_model_that_left_the_configuration_is_404(
+    start_gateway: StartGateway, client_of, fakes: FakeServers
+) -> None:
+    gateway = start_gateway(yaml({"m": model(fakes.urls[:1]), "other": model(fakes.urls[1:])}))
+    fakes.script(made("resp_left"))
+    client_of(gateway).responses.create(model="m", input="x")
+    gateway.write(yaml({"other": model(fakes.urls[1:])}))
+    assert gateway.admin("POST", "/reload").json()["ok"]
+    with pytest.raises(openai.NotFoundError) as caught:
+        client_of(gateway).responses.retrieve("resp_left")
+    assert "left the configuration" in caught.value.message
+
+
 def test_input_tokens_are_counted_by_any_server(
     gateway: GatewayProcess, fakes: FakeServers, one: str
 ) -> None:
