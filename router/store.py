@@ -149,6 +149,7 @@ class Store:
         self._facts: deque[tuple[str, tuple[object, ...]]] = deque(maxlen=FACTS_WAITING)
         self._on_error = on_error
         self._database: sqlite3.Connection | None = None
+        self._file: int | None = None  # which one the path named when it was opened
         self._lock: int | None = None
         self._failing = False
         self._batch: _Batch | None = None  # what could not be written
@@ -197,6 +198,7 @@ class Store:
         try:
             self._lock = _lock(self.path)
             self._database = database = _connect(self.path)
+            self._file = _file_at(self.path)
             return _load(database)
         except (OSError, sqlite3.Error, TypeError, ValueError) as error:
             self._leave()
@@ -216,18 +218,33 @@ class Store:
         if not batch.facts and not batch.rows:
             return True
         try:
+            self._begin_anew_if_gone()
             with self._database:
                 self._database.execute("BEGIN IMMEDIATE")
                 self._database.executemany(_ROW, map(structs.astuple, batch.rows))
                 for statement, values in batch.facts:
                     self._database.execute(statement, values)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError, StoreError) as error:
             self._batch = batch
             self._failed(error)
             return False
         self._batch = None
         self._worked()
         return True
+
+    def _begin_anew_if_gone(self) -> None:
+        """Writing into a file that has no name any more would fail without a word."""
+        found = _file_at(self.path)
+        if found == self._file:
+            return
+        if found is not None:  # opening it beside what SQLite left of ours could spoil it
+            raise StoreError("another file took its place; restart the gateway to use that one")
+        assert self._database is not None
+        self._database.close()
+        self._database = _connect(self.path)
+        self._file = _file_at(self.path)
+        self._on_error()
+        log.error("the store %s was deleted and is begun anew: what it held is lost", self.path)
 
     def tidy(self, epoch_s: float) -> None:
         """Delete what is too old to be kept."""
@@ -280,7 +297,7 @@ class Store:
             os.close(self._lock)
             self._lock = None
 
-    def _failed(self, error: sqlite3.Error) -> None:
+    def _failed(self, error: Exception) -> None:
         self._on_error()
         if not self._failing:
             self._failing = True
@@ -307,6 +324,14 @@ def _lock(path: str) -> int:
         os.close(lock)
         raise StoreError("another gateway uses it; give each a file of its own") from error
     return lock
+
+
+def _file_at(path: str) -> int | None:
+    """What tells a file from others, None where there is none."""
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _connect(path: str) -> sqlite3.Connection:

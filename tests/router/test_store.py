@@ -228,6 +228,36 @@ def test_locked_file_is_told_once_and_written_when_it_is_free(
     store.close()
 
 
+def test_deleted_file_is_told_and_begun_anew(
+    path: str, errors: Errors, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened(path, errors)
+    fill(store)
+    assert store.write()
+    os.unlink(path)
+    store.rows.append(replace(ROW, model="later"))
+    assert store.write()
+    store.rows.append(replace(ROW, model="last"))
+    store.close()
+    assert query(path, "SELECT model FROM requests") == [("later",), ("last",)]
+    assert caplog.text.count("was deleted and is begun anew") == 1
+    assert errors.count == 1
+
+
+def test_file_in_its_place_is_told_and_left_as_it_is(
+    path: str, errors: Errors, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened(path, errors)
+    Path(path + ".new").write_bytes(b"rubbish " * 1000)
+    os.replace(path + ".new", path)
+    store.rows.append(ROW)
+    assert not store.write()
+    assert not store.write()
+    assert caplog.text.count("cannot be written (another file took its place") == 1
+    store.close()
+    assert Path(path).read_bytes() == b"rubbish " * 1000
+
+
 def test_full_disk_keeps_the_newest_and_writes_them_when_there_is_room(
     path: str, errors: Errors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
