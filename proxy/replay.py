@@ -19,6 +19,7 @@ from config.problems import ConfigError
 from config.schema import Config
 from proxy.pictures import SUFFIXES, NoMatplotlib
 from proxy.replay_pictures import draw_comparison, draw_timeline
+from router.economics import ASSUMED_GPU_HOUR_USD
 from router.replay.columns import TraceError
 from router.replay.comparison import (
     Comparison,
@@ -127,6 +128,9 @@ def _limits(configs: Sequence[Config]) -> list[str]:
         found.append("overflow and fallback to other models are not simulated")
     if any(model.hot is not None for model in models):
         found.append("always-on servers are taken to carry everything that comes")
+    if any(model.cold is not None and not model.cold.gpu_hour for model in models):
+        usd = f"{ASSUMED_GPU_HOUR_USD:g} USD an hour"
+        found.append(f"a server without gpu_hour is taken to cost {usd}")
     return found
 
 

@@ -215,7 +215,13 @@ def test_what_is_left_out_is_said(folder):
         "gpu_hour", "device: gpu\n      memory: 8GiB\n      gpu_hour"
     )
     Path("changed.yaml").write_text(text)
-    assert "devices are not simulated" in run("changed.yaml", "--trace", "trace.csv").output
+    said = run("changed.yaml", "--trace", "trace.csv").output
+    assert "devices are not simulated" in said
+    assert "taken to cost" not in said
+    unpriced = "".join(line for line in OWN.splitlines(True) if "gpu_hour" not in line)
+    Path("changed.yaml").write_text(unpriced)
+    said = run("changed.yaml", "--trace", "trace.csv").output
+    assert "a server without gpu_hour is taken to cost 1 USD an hour" in said
 
 
 def test_without_tokens_no_api_looks_free(folder):
