@@ -1,5 +1,6 @@
 """The end of a gateway: in good order with SIGTERM, at once with a second one, or by kill -9."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -50,10 +51,15 @@ class Kept:
         self._socket.sendall(head.encode() + payload)
 
     def until(self, mark: bytes) -> bytes:
-        """What comes up to a mark, or to the end of the connection."""
+        """What comes up to a mark, or to the end of the connection.
+
+        A connection that is closed over what was sent too late ends with a reset, behind all that
+        was answered.
+        """
         received = b""
-        while mark not in received and (data := self._socket.recv(65536)):
-            received += data
+        with contextlib.suppress(ConnectionResetError):
+            while mark not in received and (data := self._socket.recv(65536)):
+                received += data
         return received
 
     def close(self) -> None:
