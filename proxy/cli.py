@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from typing import Any
+from importlib import import_module
+from typing import Any, ClassVar
 
 import click
 import httpx2
@@ -17,13 +18,27 @@ from config.problems import ConfigError
 from config.schema import Config
 from config.watch import Watcher
 from proxy.admin_key import find_key
-from proxy.cost import cost
 from proxy.process import log_to_stderr
-from proxy.replay import replay
 from proxy.serve import serve_gateway
 
 
-@click.group()
+class _Commands(click.Group):
+    """Commands, some of them in modules that are imported when they are asked for."""
+
+    elsewhere: ClassVar = {"cost": "proxy.cost", "replay": "proxy.replay"}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self.elsewhere])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = self.elsewhere.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(module), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands)
 @click.version_option(package_name="lamplighter")
 def main() -> None:
     """One OpenAI base_url over always-on pools, models started on demand, and outside APIs."""
@@ -137,9 +152,6 @@ def demo(host: str, port: int) -> None:
 
     run_demo(host, port, Console(stderr=True))
 
-
-main.add_command(cost)
-main.add_command(replay)
 
 if __name__ == "__main__":
     main()

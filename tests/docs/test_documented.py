@@ -126,17 +126,21 @@ def test_route_is_documented(path: str) -> None:
 
 # --- commands -----------------------------------------------------------------------------------
 
+COMMANDS = click.Context(main)
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+
+@pytest.mark.parametrize("name", main.list_commands(COMMANDS))
 def test_command_is_documented_with_just_its_options(name: str) -> None:
     (row,) = (
         row
         for row in table(API, "command", "options", "exit")
         if row["command"].startswith(f"`lamplighter {name}")
     )
+    command = main.get_command(COMMANDS, name)
+    assert command is not None
     options = {
         option
-        for parameter in main.commands[name].params
+        for parameter in command.params
         if isinstance(parameter, click.Option)
         for option in parameter.opts
     }
