@@ -3,8 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -28,7 +27,8 @@ from policies.costs import (
 )
 from policies.on_demand import OnDemand, use_on_demand
 from proxy.cost_inputs import Inputs, Missing, of_model
-from proxy.pictures import SUFFIXES, Axis, Line, Mark, NoMatplotlib, draw_lines
+from proxy.outputs import writing
+from proxy.pictures import SUFFIXES, Axis, Line, Mark, draw_lines
 
 ROWS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 LOOKED_AT = (1.0, 1e7)  # requests a day between which ways are compared
@@ -107,10 +107,10 @@ def cost(
             "rows": rows,
             "crossovers": msgspec.to_builtins(crossings),
         }
-        with _writing(json_file):
+        with writing(json_file):
             json_file.write_text(json.dumps(figures, indent=2) + "\n")
     if picture is not None:
-        with _writing(picture):
+        with writing(picture):
             _draw(picture, ways, crossings, request_s)
 
 
@@ -216,14 +216,3 @@ def _draw(
             <= min(month_usd(way, c.requests_a_day, request_s) for way in ways.values()) * ABOUT
         ],
     )
-
-
-@contextmanager
-def _writing(file: Path) -> Iterator[None]:
-    """The table is out already: what cannot be written is told after it."""
-    try:
-        yield
-    except NoMatplotlib as error:
-        raise click.ClickException(f"{file} is not drawn: {error}") from error
-    except OSError as error:
-        raise click.ClickException(f"cannot write {file}: {error.strerror}") from error

@@ -3,8 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from config.durations import seconds
 from config.load import load
 from config.problems import ConfigError
 from config.schema import Config
-from proxy.pictures import SUFFIXES, NoMatplotlib
+from proxy.outputs import writing
+from proxy.pictures import SUFFIXES
 from proxy.replay_pictures import draw_comparison, draw_timeline
 from router.economics import ASSUMED_GPU_HOUR_USD
 from router.replay.columns import TraceError
@@ -108,10 +108,10 @@ def replay(
     _print(found, trace, own)
     if json_file is not None:
         about = {"file": str(file), "trace": str(trace_file), "seed": seed, "deadline_s": deadline}
-        with _writing(json_file):
+        with writing(json_file):
             json_file.write_text(json.dumps({**about, **found.as_json()}, indent=1) + "\n")
     if picture is not None:
-        with _writing(picture):
+        with writing(picture):
             if model is None:
                 draw_comparison(picture, {n: f.outcome for n, f in found.totals().items()})
             else:
@@ -209,14 +209,3 @@ def _service(outcome: Outcome) -> list[str]:
         f"{outcome.warm_idle_h:,.1f}",
         *(f"{n:,}" for n in (outcome.starts + outcome.wakes, outcome.idle_starts, outcome.flaps)),
     ]
-
-
-@contextmanager
-def _writing(file: Path) -> Iterator[None]:
-    """The table is out already: what cannot be written is told after it."""
-    try:
-        yield
-    except NoMatplotlib as error:
-        raise click.ClickException(f"{file} is not drawn: {error}") from error
-    except OSError as error:
-        raise click.ClickException(f"cannot write {file}: {error.strerror}") from error
