@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from policies.budget import NORMAL, Allowance
 from policies.placement import PlacementName
+from policies.rungs import RungName
 
 Kind = Literal["hot", "cold", "api", "overflow"]
 Priority = Literal["low", "normal", "high"]
@@ -31,7 +32,7 @@ class ColdState(Struct, frozen=True):
     """A cold model now. `refusing_for_s` > 0 after a start that failed for good.
 
     `eta_s` is the 90th percentile of the time until an instance is ready, whether one starts
-    already or not; `asleep` says that one need only be woken.
+    already or not; `asleep` says that one need only be woken, `rung` where the nearest one is.
     """
 
     ready: int
@@ -40,6 +41,7 @@ class ColdState(Struct, frozen=True):
     refusing_for_s: float
     eta_s: float = 0.0
     asleep: bool = False
+    rung: RungName = "off"
 
 
 class ApiState(Struct, frozen=True):

@@ -16,7 +16,8 @@ from backends.lease import (
     WaitExpired,
 )
 from backends.pool import Pool
-from policies.arrival import ApiState, ColdState, HotState, Priority, Step, Terms, choose
+from policies.arrival import ApiState, ColdState, HotState, Priority, Step, choose
+from policies.rungs import RungName
 from policies.waiting import LONGEST_RETRY_AFTER_S, remaining_start_s, retry_after_s
 from router.errors import BudgetSpent, GatewayError, ModelStarting, ModelUnavailable, Saturated
 from router.pins import Pin
@@ -83,14 +84,11 @@ class Places:
         hot, cold, api = _states(backends, self.tried, planner)
         if api is not None:
             api = ApiState(api.healthy, planner.expected_usd(self._asked.size))
-        return choose(hot, cold, api, self._terms(planner, model))
-
-    def _terms(self, planner: Planner, model: str) -> Terms:
         left_s = max(self._asked.deadline_s - self._clock(), 0.0)
         overflow = bool(self._snapshot.config.models[model].overflow)
-        cold = self._snapshot.backends[model].cold
-        rung = cold.view().rung if cold is not None else "off"
-        return planner.terms(left_s, self._asked.priority, overflow, rung)
+        rung: RungName = cold.rung if cold is not None else "off"
+        terms = planner.terms(left_s, self._asked.priority, overflow, rung)
+        return choose(hot, cold, api, terms)
 
     def _overflow(self, model: str, because: Step) -> Iterator[Place]:
         """Places at other models that can answer at once, in the order of the configuration."""
@@ -236,6 +234,7 @@ def _cold_state(view: ColdView, planner: Planner | None) -> ColdState:
         refusing_for_s=view.refusing_for_s,
         eta_s=eta_s,
         asleep=view.sleeping > 0,
+        rung=view.rung,
     )
 
 
