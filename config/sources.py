@@ -194,6 +194,10 @@ class Cold(Part):
         " long; at least 5s.",
     )
 
+    def is_warm_at(self, epoch_s: float) -> bool:
+        """Whether it is to be ready at a time in seconds since the epoch, whatever the demand."""
+        return any(window.covers(epoch_s) for window in self.warm)
+
     @property
     def launch_identity(self) -> Hashable:
         """What needs a new server when it changes; all else is changed in place."""

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 Stance = Literal["normal", "saving", "refusing"]
 SAVING_FROM = 0.8  # of the budget
+ALL_MODELS = "the gateway"  # whose budget it is that all models share
 
 _ORDER: tuple[Stance, ...] = ("normal", "saving", "refusing")
 

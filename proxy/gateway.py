@@ -253,8 +253,8 @@ class Gateway:
 
     def _instance_changed(self, model: str, instance: Instance, state: State) -> None:
         log.info("instance %s is %s", instance.id, state.value)
-        self.planners.instance_changed(model, instance, state)
         stages = self.measures.instance_changed(model, instance, state)
+        self.planners.rose(model, stages)
         self.metrics.instance_changed(model, state, stages)
 
     def _spent_usd(self, model: str | None) -> float:

@@ -1,5 +1,7 @@
 """What the configuration says of one model's costs, in the units that decisions use."""
 
+from collections.abc import Callable, Mapping
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -7,7 +9,7 @@ from config.schema import Config
 from config.sources import Sleep
 from policies.keep_alive import Rule
 from policies.placement import PlacementName, Rules
-from policies.rungs import RungName
+from policies.rungs import Ladder, Rung, RungName, ladder
 
 ASSUMED_GPU_HOUR_USD = 1.0  # weighs holding against waiting when no price is stated
 FIRST_START_S = (20.0, 20.0, 20.0)  # p50, p90 and p99, before any start was measured
@@ -63,6 +65,23 @@ class Economics(Struct, frozen=True):
         if not self.priced:
             return ("on_demand",)
         return ("always_on", "on_demand", *(("api",) if self.api_usd is not None else ()))
+
+    @property
+    def holds(self) -> dict[RungName, float]:
+        """What each rung that is configured costs to hold, USD per second; from hot to off."""
+        held = {level.name: level.share * self.hold_usd_s for level in self.sleep}
+        return {"hot": self.hold_usd_s, **held, "off": 0.0}
+
+    def ladder(
+        self, wakes_s: Mapping[RungName, float], waiting_usd_s: Callable[[RungName], float]
+    ) -> Ladder:
+        """The rungs that `wakes_s` names, each wake at the price of the device and of who waits."""
+        rungs = [Rung("hot", self.hold_usd_s, 0.0, 0.0)]
+        for name, hold_usd_s in self.holds.items():
+            if name != "hot" and name in wakes_s:
+                usd_s = self.hold_usd_s + waiting_usd_s(name)
+                rungs.append(Rung(name, hold_usd_s, wakes_s[name], wakes_s[name] * usd_s))
+        return ladder(rungs)
 
     def service_s(self, input_tokens: float, output_tokens: float) -> float:
         """How long one request keeps a server busy, from its tokens."""

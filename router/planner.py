@@ -11,12 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 from msgspec.structs import replace
 
 from policies.arrival import Priority, Terms
-from policies.budget import NORMAL, Allowance
+from policies.budget import NORMAL, Allowance, Purse, allowance
 from policies.gaps import Gaps
 from policies.keep_alive import Learned, descend, descend_at_random, fixed, floor_s, jittered
 from policies.placement import Placement, PlacementName, Prospect, place
 from policies.prestart import Prestart, Prices, prestart
-from policies.rungs import Descent, Ladder, Rung, RungName, break_even_s, ladder
+from policies.rungs import Descent, Ladder, RungName, break_even_s
 from policies.waiting import remaining_start_s
 from router.bursts import Bursts
 from router.economics import Economics
@@ -154,6 +154,15 @@ class Planner:
         if changed:
             self._price_rungs()
 
+    def spent(self, usd: float, shared: Purse | None) -> None:
+        """What the model has spent today; `shared` is the budget of all models, if there is one."""
+        own, purses = self.economics.usd_per_day, []
+        if own is not None:
+            purses.append(Purse(f"model '{self.economics.model}'", own, usd))
+        if shared is not None:
+            purses.append(shared)
+        self.allow(allowance(purses))
+
     # --- what follows ---------------------------------------------------------------------------
 
     def descent(self) -> Descent:
@@ -219,6 +228,14 @@ class Planner:
         needed = -(-requests_s // self.economics.requests_s)
         return max(1, min(int(needed), self.economics.max_instances))
 
+    def instances_wanted(self, *, warm: bool) -> int:
+        """Servers that are to be ready whatever comes; `warm`: a time has come that people know."""
+        if self.allowance.stance == "refusing" or not self.economics.has_cold:
+            return 0
+        if self.placement.name == "always_on":
+            return self.always_on_instances()
+        return 1 if warm else 0
+
     def always_on_instances(self) -> int:
         """Servers that an always-on pool of this model needs: those of its busiest period."""
         return min(max(self.periods.peak_instances(), 1), self.economics.max_instances)
@@ -261,18 +278,13 @@ class Planner:
 
     def _rungs(self, callers: Mapping[RungName, float]) -> Ladder:
         """The ladder at the prices of now; `callers` wait for a wake, or else as many as did."""
-        facts = self.economics
         # Near the end of a budget nobody's waiting is paid for: idle times get shorter.
-        delay_usd_s = facts.delay_usd_s if self.allowance.stance == "normal" else 0.0
-        rungs = [Rung("hot", facts.hold_usd_s, 0.0, 0.0)]
-        offered = [level for level in facts.sleep if level.name in self._offered]
-        held = [(level.name, level.share * facts.hold_usd_s) for level in offered]
-        for name, hold_usd_s in (*held, ("off", 0.0)):
-            wake_s = self.wake_mean_s(name)
-            waiting_usd_s = delay_usd_s * callers.get(name, self._bursts.callers(name))
-            wake_usd = wake_s * (facts.hold_usd_s + waiting_usd_s)
-            rungs.append(Rung(name, hold_usd_s, wake_s, wake_usd))
-        return ladder(rungs)
+        delay_usd_s = self.economics.delay_usd_s if self.allowance.stance == "normal" else 0.0
+        offered = [name for name in self.economics.holds if name in self._offered]
+        return self.economics.ladder(
+            {name: self.wake_mean_s(name) for name in offered},
+            lambda rung: delay_usd_s * callers.get(rung, self._bursts.callers(rung)),
+        )
 
     def _sleep_wake_s(self, rung: RungName) -> float:
         return next((level.wake_s for level in self.economics.sleep if level.name == rung), 0.0)

@@ -1,15 +1,17 @@
 """The planners of a gateway: kept over reloads, told what happens, asked for decisions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from backends.holding import Rung
-from backends.instance import Instance, State
 from config.schema import Config
 from policies.rungs import RungName
 from router.demand import Demand
 from router.economics import economics
 from router.planner import Planner
 from router.record import Record
+
+# The whole of a start or of a wake, by the rung that it leaves.
+_STAGES: Mapping[RungName, str] = {"off": "total", "sleep_1": "sleep_1", "sleep_2": "sleep_2"}
 
 
 class Planners:
@@ -21,7 +23,6 @@ class Planners:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._by_model: dict[str, Planner] = {}
-        self._woken_from: dict[str, Rung] = {}  # by instance, while it wakes
 
     def follow(self, config: Config) -> None:
         """A new configuration: what was learned of a model stays as long as the model does."""
@@ -60,23 +61,18 @@ class Planners:
             tokens = (usage.input, usage.output) if usage is not None else (0, 0)
             planner.finished(record.ended_s, *tokens)
 
-    def instance_changed(self, model: str, instance: Instance, state: State) -> None:
-        """Learn how long starts and wakes take."""
-        if state is State.WAKING:
-            self._woken_from[instance.id] = instance.rung
-        elif state is State.READY:
-            rung = self._woken_from.pop(instance.id, "off")
-            planner = self._by_model.get(model)
-            if planner is not None:
-                planner.woke(rung, instance.reached[State.READY] - instance.rose_s)
-        else:
-            self._woken_from.pop(instance.id, None)
+    def rose(self, model: str, stages_s: Mapping[str, float]) -> None:
+        """Learn from the stages of a start or a wake, as `Measures.instance_changed` gives them."""
+        planner = self._by_model.get(model)
+        if planner is not None:
+            for rung, stage in _STAGES.items():
+                if stage in stages_s:
+                    planner.woke(rung, stages_s[stage])
 
 
 def recall(planner: Planner, demand: Demand) -> None:
     """Let a new planner know what an earlier process has learned."""
-    stages: dict[RungName, str] = {"off": "total", "sleep_1": "sleep_1", "sleep_2": "sleep_2"}
-    wakes_s = {rung: tuple(demand.starts.get(stage, ())) for rung, stage in stages.items()}
+    wakes_s = {rung: tuple(demand.starts.get(stage, ())) for rung, stage in _STAGES.items()}
     planner.recall(demand.gaps.values(), {rung: times for rung, times in wakes_s.items() if times})
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from backends.cold import ColdModel
 from backends.fleet import Fleet
 from config.schema import Config
-from policies.budget import Purse, allowance
+from policies.budget import ALL_MODELS, Purse
 from router.planner import Planner
 from router.planners import Planners
 
@@ -54,10 +54,10 @@ class Upkeep:
         config = self._fleet.snapshot.config
         planned = self._planners.items()
         self._tended = {n: self._tended.get(n) or _Tended(self._period(p)) for n, p in planned}
-        due_in_s = LOOK_EVERY_S
+        due_in_s, shared = LOOK_EVERY_S, self._shared(config)
         for name, planner in planned:
             try:
-                self._look_at(config, name, planner)
+                self._look_at(config, name, planner, shared)
                 due_in_s = min(due_in_s, self._due_in_s(planner, self._tended[name]))
             except Exception:
                 log.exception("model %s: upkeep failed", name)
@@ -78,10 +78,10 @@ class Upkeep:
         """The number of the period between two choices."""
         return self._epoch() // planner.economics.place_every_s
 
-    def _look_at(self, config: Config, name: str, planner: Planner) -> None:
+    def _look_at(self, config: Config, name: str, planner: Planner, shared: Purse | None) -> None:
         tended, now_s = self._tended[name], self._clock()
         before = planner.allowance.stance, planner.placement.name
-        planner.allow(allowance(self._purses(config, name)))
+        planner.spent(self._spent_usd(name), shared)
         period = self._period(planner)
         if period != tended.period:
             tended.period = period
@@ -93,21 +93,18 @@ class Upkeep:
             planner.offer(cold.view().rungs)
             if (planner.allowance.stance, planner.placement.name) != before:
                 cold.hold(0.0)  # no early start any more; what is idle asks anew when to go down
-            wanted = self._instances_wanted(config, name, planner)
+            wanted = planner.instances_wanted(warm=self._is_warm(config, name))
             if wanted != tended.instances or cold is not tended.cold:
                 tended.instances, tended.cold = wanted, cold
                 cold.hold_instances(wanted)
             if not wanted:
                 self._prestart(name, planner, tended, cold, now_s)
 
-    def _purses(self, config: Config, name: str) -> list[Purse]:
-        purses = []
-        own, shared = config.models[name].budget.usd_per_day, config.budget.usd_per_day
-        if own is not None:
-            purses.append(Purse(f"model '{name}'", own, self._spent_usd(name)))
-        if shared is not None:
-            purses.append(Purse("the gateway", shared, self._spent_usd(None)))
-        return purses
+    def _shared(self, config: Config) -> Purse | None:
+        usd_per_day = config.budget.usd_per_day
+        if usd_per_day is None:
+            return None
+        return Purse(ALL_MODELS, usd_per_day, self._spent_usd(None))
 
     def _place(self, name: str, planner: Planner, now_s: float) -> None:
         before = planner.placement.name
@@ -115,15 +112,9 @@ class Upkeep:
         if placement.name != before:
             log.info("model %s: %s -> %s: %s", name, before, placement.name, placement.reason)
 
-    def _instances_wanted(self, config: Config, name: str, planner: Planner) -> int:
-        """How many are to be ready whatever comes: warm times and the placement say so."""
+    def _is_warm(self, config: Config, name: str) -> bool:
         cold = config.models[name].cold
-        if cold is None or planner.allowance.stance == "refusing":
-            return 0
-        warm = any(window.covers(self._epoch()) for window in cold.warm)
-        if planner.placement.name == "always_on":
-            return planner.always_on_instances()
-        return 1 if warm else 0
+        return cold is not None and cold.is_warm_at(self._epoch())
 
     def _prestart(
         self, name: str, planner: Planner, tended: "_Tended", cold: ColdModel, now_s: float

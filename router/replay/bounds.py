@@ -9,7 +9,7 @@ cost less.
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
-from policies.rungs import Ladder, Rung, RungName, ladder
+from policies.rungs import Ladder, Rung, RungName
 from router.economics import Economics
 from router.replay.outcome import Outcome
 from router.replay.work import Work
@@ -17,13 +17,7 @@ from router.replay.work import Work
 
 def ladder_of(facts: Economics, rise_s: Mapping[RungName, float]) -> Ladder:
     """The rungs at true mean times, as the planner would price them if it knew these."""
-    hold = facts.hold_usd_s
-    rungs = [Rung("hot", hold, 0.0, 0.0)]
-    shares: list[tuple[RungName, float]] = [(level.name, level.share) for level in facts.sleep]
-    for name, share in [*shares, ("off", 0.0)]:
-        wake_s = rise_s[name]
-        rungs.append(Rung(name, share * hold, wake_s, wake_s * (hold + facts.delay_usd_s)))
-    return ladder(rungs)
+    return facts.ladder(rise_s, lambda rung: facts.delay_usd_s)
 
 
 def clairvoyant(work: Work, rungs: Ladder) -> Outcome:

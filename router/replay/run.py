@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping
 
-from policies.budget import Purse, allowance
+from policies.budget import Purse
 from policies.rungs import RungName
 from router.replay.keepers import Extra, Keeper, Planned
 from router.replay.outcome import Outcome
@@ -334,7 +334,7 @@ class Run:
         self._settle(now_s)
         if self._open:
             self._tell(now_s, over=False)
-        self._allow(epoch_s, shared)
+        planner.spent(self.today_usd(epoch_s), shared)
         every_s, began_s = planner.economics.place_every_s, planner.periods.now.began_s
         began_epoch_s = epoch_s - now_s + began_s
         if (began_epoch_s + ON_THE_GRID_S) // every_s != (epoch_s + ON_THE_GRID_S) // every_s:
@@ -367,18 +367,6 @@ class Run:
             server.settle(now_s)
             server.count(now_s)
 
-    def _allow(self, epoch_s: float, shared: Purse | None) -> None:
-        assert self.planned is not None
-        planner = self.planned.planner
-        limit_usd = planner.economics.usd_per_day
-        if limit_usd is None and shared is None:
-            return
-        purses = [shared] if shared is not None else []
-        if limit_usd is not None:
-            name = f"model '{planner.economics.model}'"
-            purses.append(Purse(name, limit_usd, self.today_usd(epoch_s)))
-        planner.allow(allowance(purses))
-
     def today_usd(self, epoch_s: float) -> float:
         """Spent since midnight UTC, as far as was counted."""
         day = int(epoch_s // DAY_S)
@@ -388,12 +376,7 @@ class Run:
 
     def _keep_ready(self, now_s: float, *, warm: bool) -> None:
         assert self.planned is not None
-        planner = self.planned.planner
-        wanted = 1 if warm else 0
-        if planner.placement.name == "always_on":
-            wanted = planner.always_on_instances()
-        if planner.allowance.stance == "refusing" or not planner.economics.has_cold:
-            wanted = 0
+        wanted = self.planned.planner.instances_wanted(warm=warm)
         if wanted == self._kept:
             return
         self._kept = wanted

@@ -49,7 +49,7 @@ class Setting:
 
     def warm(self, model: str, epoch_s: float) -> bool:
         cold = self.config.models[self.like[model]].cold
-        return cold is not None and any(window.covers(epoch_s) for window in cold.warm)
+        return cold is not None and cold.is_warm_at(epoch_s)
 
     def held_s(self, model: str) -> float:
         return min(self.deadline_s, self.config.settings(self.like[model]).max_wait)

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from policies.budget import Purse
+from policies.budget import ALL_MODELS, Purse
 from router.replay.outcome import Outcome
 from router.replay.run import Run
-
-WHOSE = "the gateway"
 
 
 def run_together(
@@ -25,7 +23,7 @@ def run_together(
         for model in models:
             runs[model].until(now_s)
         at_s = epoch_s + now_s
-        shared = Purse(WHOSE, usd_per_day, sum(run.today_usd(at_s) for run in runs.values()))
+        shared = Purse(ALL_MODELS, usd_per_day, sum(run.today_usd(at_s) for run in runs.values()))
         for model in models:
             runs[model].tick(now_s, at_s, shared, warm=warm(model, at_s))
     for run in runs.values():

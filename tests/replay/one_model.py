@@ -25,6 +25,7 @@ from config.load import parse
 from load_tests.agreement.decisions import Decisions, Event, Served
 from load_tests.agreement.replayed import Rise
 from policies.arrival import Priority, Step
+from router.measures import Measures
 from router.places import Asked, Places
 from router.planners import Planners
 from router.record import Record
@@ -66,6 +67,8 @@ class OneModel:
         self._waiting: dict[Waiter, tuple[Call, Record, Iterator[Step]]] = {}
         self.planners = Planners(self.clock)
         self.planners.follow(self.config)
+        self._measures = Measures(self.clock, epoch_s)
+        self._measures.follow(self.config)
         rungs: tuple[Rung, ...] = ("sleep_1",) if cold.sleep.level_1 is not None else ()
         self.machine = Lifecycle(
             MODEL,
@@ -223,7 +226,7 @@ class OneModel:
         heappush(self._timers, (self.now_s + delay_s, next(self._numbers), event, args))
 
     def changed(self, instance: Instance, state: State) -> None:
-        self.planners.instance_changed(MODEL, instance, state)
+        self.planners.rose(MODEL, self._measures.instance_changed(MODEL, instance, state))
         what = instance.rung if state is State.SLEEPING else WHAT.get(state)
         if what is not None:
             self._note(what)
