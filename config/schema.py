@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr
 from config.durations import Duration, Size, Timeout
 from config.fields import MAX_NAME, FilePath, Host, Name, Secret, Usd, Version, Whole
 from config.part import Part, holds, lasts
+from config.policy import Policy
 from config.settings import Defaults, Overridable, Queue, Settings, merged
 from config.sources import Api, Cold, Endpoint, Hot, Price
 
@@ -113,6 +114,10 @@ class Config(Part):
     models: Annotated[dict[Name, Model], Field(min_length=1)] = Field(
         description="The models, by the name that callers use."
     )
+    policies: dict[Name, Policy] = Field(
+        default_factory=dict,
+        description="Routing policies, by names that callers ask for like models.",
+    )
 
     # Not private attributes: pydantic looks those up by a slow way, and every request asks.
     @cached_property
@@ -123,6 +128,11 @@ class Config(Part):
     @cached_property
     def by_name(self) -> dict[str, str]:
         return {n: name for name, model in self.models.items() for n in (name, *model.aliases)}
+
+    @cached_property
+    def policy_names(self) -> dict[str, str]:
+        """Each name and alias of a policy, with the policy."""
+        return {n: name for name, each in self.policies.items() for n in (name, *each.aliases)}
 
     def settings(self, model: str) -> Settings:
         """KeyError for a name that is not a model (an alias is not)."""
@@ -154,7 +164,11 @@ class Config(Part):
     def near(self, name: str) -> list[str]:
         """Up to three names that a caller may have meant, best first."""
         # difflib is quadratic in the length and this runs on a caller's word.
-        return get_close_matches(name, self.by_name, n=3) if len(name) <= MAX_NAME else []
+        return (
+            get_close_matches(name, [*self.by_name, *self.policy_names], n=3)
+            if len(name) <= MAX_NAME
+            else []
+        )
 
 
 def secret_text(key: SecretStr | None) -> str | None:
