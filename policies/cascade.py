@@ -1,0 +1,154 @@
+"""Whether the small model's answer is kept or the large model is asked, and why.
+
+Three questions: before the small model is asked (`begin`), after its first tokens (`early`) and
+when its answer is whole (`judge`). None of them raises.
+"""
+
+import math
+from typing import Literal
+
+from msgspec import Struct
+
+from policies.budget import NORMAL, Allowance
+from policies.calibration import Bound, Calibration, along
+from policies.signals import Signals
+
+
+class Terms(Struct, frozen=True):
+    """What weighs for one request.
+
+    Prices are what each model would likely cost for it. `small_s` and `large_s` are how long an
+    answer takes, `large_wait_s` how long until the large model can begin (0: now), `left_s` how
+    long the caller still waits. `delay_usd_s` is what a second of waiting costs.
+    """
+
+    small_usd: float = 0.0
+    large_usd: float = 0.0
+    small_s: float = 0.0
+    large_s: float = 0.0
+    large_wait_s: float = 0.0
+    left_s: float = math.inf
+    delay_usd_s: float = 0.0
+    max_wrong: float | None = None
+    right_answer_usd: float | None = None
+    budget: Allowance = NORMAL
+
+    @property
+    def large_total_usd(self) -> float:
+        """The large model's price for this request, and that of waiting for it."""
+        waited_s = self.large_wait_s + self.large_s
+        return self.large_usd + (self.delay_usd_s * waited_s if self.delay_usd_s else 0.0)
+
+
+class Verdict(Struct, frozen=True):
+    """`unbounded`: kept although the bound that was asked for does not hold."""
+
+    keep: bool
+    reason: str
+    p_right: float
+    unbounded: bool = False
+
+
+class Beginning(Struct, frozen=True):
+    model: Literal["small", "large"]
+    reason: str
+
+
+def judge(signals: Signals, calibration: Calibration, terms: Terms) -> Verdict:
+    """Keep or escalate, of an answer that is whole."""
+    p_right = calibration.probability(signals)
+    impossible = _no_large(terms)
+    if impossible is not None:
+        broken = ": max_wrong does not hold" if terms.max_wrong is not None else ""
+        return Verdict(True, f"kept: {impossible}{broken}", p_right, terms.max_wrong is not None)
+    if signals.valid is False:
+        return Verdict(False, "escalated: not the JSON or tool call that was asked for", p_right)
+    score = calibration.score(signals)
+    if score is None:
+        return Verdict(False, "escalated: nothing is known of this answer", p_right)
+    least, why = _least_score(calibration, terms)
+    at = f"P(right) {p_right:.2f}, score {score:.3g}"
+    if score < least:
+        return Verdict(False, f"escalated: {at}, below {least:.3g} ({why})", p_right)
+    if terms.right_answer_usd is not None:
+        return _by_money(score, calibration, terms, p_right)
+    return Verdict(True, f"kept: {at}, not below {least:.3g} ({why})", p_right)
+
+
+def _no_large(terms: Terms) -> str | None:
+    """Why the large model cannot be asked."""
+    if terms.budget.stance == "refusing":
+        return f"no money for the large model, {terms.budget.reason}"
+    if terms.large_wait_s + terms.large_s > terms.left_s:
+        late_s = terms.large_wait_s + terms.large_s
+        return f"the large model needs {late_s:.3g} s and the caller has {terms.left_s:.3g} s"
+    return None
+
+
+def _least_score(calibration: Calibration, terms: Terms) -> tuple[float, str]:
+    if terms.max_wrong is not None and calibration.bounds:
+        bound = _bound(calibration, terms.max_wrong)
+        why = f"wrongly kept in at most {terms.max_wrong:.3g}, {calibration.confidence:.0%} sure"
+        return (math.inf if bound is None else bound.score), why
+    if terms.max_wrong is None and terms.right_answer_usd is not None:
+        return -math.inf, "no bound was set"
+    return calibration.threshold, calibration.source
+
+
+def _bound(calibration: Calibration, max_wrong: float) -> Bound | None:
+    """The lowest score from which answers may be kept; None: no answer may."""
+    within = [bound for bound in calibration.bounds if bound.wrong <= max_wrong]
+    return within[0] if within else None
+
+
+def _by_money(score: float, calibration: Calibration, terms: Terms, p_right: float) -> Verdict:
+    assert terms.right_answer_usd is not None
+    gain_usd = along(calibration.gain, score) * terms.right_answer_usd
+    costs = f"{gain_usd:.3g} USD to be gained for {terms.large_total_usd:.3g}"
+    if gain_usd > terms.large_total_usd:
+        return Verdict(False, f"escalated: P(right) {p_right:.2f}, {costs}", p_right)
+    return Verdict(True, f"kept: P(right) {p_right:.2f}, {costs}", p_right)
+
+
+def begin(p_escalate: float | None, calibration: Calibration, terms: Terms) -> Beginning:
+    """Which model to ask first; `p_escalate` is None when nothing is known of this request.
+
+    The small model's price is paid for nothing when the large one is asked after all.
+    """
+    impossible = _no_large(terms)
+    if impossible is not None:
+        return Beginning("small", impossible)
+    if p_escalate is None:
+        p_escalate = _share_escalated(calibration, terms)
+    small_usd = terms.small_usd + (terms.delay_usd_s * terms.small_s if terms.delay_usd_s else 0.0)
+    cascade_usd = small_usd + p_escalate * terms.large_total_usd
+    costs = (
+        f"P(escalate) {p_escalate:.2f}: {cascade_usd:.3g} USD, {terms.large_total_usd:.3g} at once"
+    )
+    if cascade_usd > terms.large_total_usd and terms.budget.stance == "normal":
+        return Beginning("large", f"skip the small model, {costs}")
+    return Beginning("small", costs)
+
+
+def _share_escalated(calibration: Calibration, terms: Terms) -> float:
+    if terms.max_wrong is not None and calibration.bounds:
+        bound = _bound(calibration, terms.max_wrong)
+        return 1.0 if bound is None else bound.escalated
+    return calibration.escalated
+
+
+def early(
+    signals_so_far: Signals, tokens_so_far: int, calibration: Calibration, terms: Terms
+) -> Literal["release", "cut", "wait"]:
+    """Of a stream's beginning; asked once, with the first `after_tokens` tokens."""
+    if _no_large(terms) is not None:
+        return "release"
+    rule = calibration.early
+    score = calibration.score(signals_so_far)
+    if rule is None or tokens_so_far < rule.after_tokens or score is None:
+        return "wait"
+    if terms.right_answer_usd is not None or signals_so_far.valid is False:
+        return "wait"
+    if score >= rule.release:
+        return "release"
+    return "cut" if score < rule.cut else "wait"

@@ -1,0 +1,23 @@
+"""Calibrations on disk."""
+
+from pathlib import Path
+
+from policies.calibration import Calibration, decode
+
+MAX_FILE = 4 * 2**20
+
+
+def load(path: Path) -> Calibration:
+    """ValueError, in words, when the file cannot be read or is no calibration."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise ValueError(f"cannot read the calibration {path}: {reason}") from error
+    if len(data) > MAX_FILE:
+        raise ValueError(f"{path} is larger than {MAX_FILE // 2**20} MiB: no calibration")
+    try:
+        return decode(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
