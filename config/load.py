@@ -6,9 +6,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from config import checks, planning_checks, sentences, yaml_lines
+from config import checks, planning_checks, policy_checks, sentences, yaml_lines
 from config.problems import ConfigError, Problem
 from config.schema import Config
+from config.written import written_policies
 
 MAX_FILE = 8 * 2**20
 
@@ -46,6 +47,7 @@ def parse(text: str, name: str, env: Mapping[str, str]) -> Config:
     config = None
     checks.check(document)
     planning_checks.check(document)
+    policy_checks.check(document)
     try:
         config = Config.model_validate(document.value)
     except ValidationError as error:
@@ -53,7 +55,7 @@ def parse(text: str, name: str, env: Mapping[str, str]) -> Config:
     if config is None or document.problems:
         # The error of pydantic holds the input, which holds secrets: it goes no further.
         raise ConfigError(_without_secrets(document)) from None
-    return config
+    return config.as_written(written_policies(document, text))
 
 
 def _without_secrets(document: yaml_lines.Document) -> list[Problem]:

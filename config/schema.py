@@ -4,10 +4,10 @@ Fields hold seconds, bytes and USD whatever way they were written. What needs th
 keys (names used twice, cycles) is checked in `checks.py`, before these models are built.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, SecretStr
 
@@ -17,6 +17,7 @@ from config.part import Part, holds, lasts
 from config.policy import Policy
 from config.settings import Defaults, Overridable, Queue, Settings, merged
 from config.sources import Api, Cold, Endpoint, Hot, Price
+from config.written import WrittenPolicy
 
 # The rest of the program imports all parts from here.
 __all__ = ["Api", "Cold", "Endpoint", "Hot", "Part", "Queue", "Settings"]
@@ -133,6 +134,26 @@ class Config(Part):
     def policy_names(self) -> dict[str, str]:
         """Each name and alias of a policy, with the policy."""
         return {n: name for name, each in self.policies.items() for n in (name, *each.aliases)}
+
+    @cached_property
+    def written_policies(self) -> Mapping[str, WrittenPolicy]:
+        """How policies stand in the file; empty for a configuration that is from none."""
+        return {}
+
+    def as_written(self, policies: Mapping[str, WrittenPolicy]) -> Self:
+        """Itself, knowing that; two that differ in nothing else are equal."""
+        self.__dict__["written_policies"] = policies
+        return self
+
+    def policy_lines(self, name: str) -> tuple[int, ...]:
+        """The line of each of a policy's rules; empty when that is not known."""
+        written = self.written_policies.get(name)
+        return written.lines if written else ()
+
+    def policy_text(self, name: str) -> tuple[tuple[int, str], ...]:
+        """A policy's lines with their numbers, as in the file: variables are not filled in."""
+        written = self.written_policies.get(name)
+        return written.text if written else ()
 
     def settings(self, model: str) -> Settings:
         """KeyError for a name that is not a model (an alias is not)."""

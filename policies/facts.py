@@ -29,6 +29,13 @@ class Count(Struct, frozen=True):
     how: HowCounted
 
 
+class Wordings(Protocol):
+    """Keywords and regular expressions of a policy's rules, all looked for in one pass."""
+
+    def found_in(self, text: str) -> frozenset[int]:
+        """The numbers of those that are in a text."""
+
+
 class Facts(Protocol):
     """One request. None stands for what the caller did not say, or what nobody can tell."""
 
@@ -62,7 +69,7 @@ class Facts(Protocol):
 
     @property
     def text(self) -> str:
-        """The last user text; empty when there is none."""
+        """The last user text, its end if it is long; empty when there is none."""
 
     @property
     def epoch_s(self) -> float:
@@ -71,7 +78,11 @@ class Facts(Protocol):
     def header(self, name: str) -> str | None:
         """The value of a header; `name` in lower case."""
 
-    def input_tokens(self) -> Count: ...
+    def found(self, wordings: Wordings) -> frozenset[int]:
+        """The numbers of those that are in the last user text."""
+
+    def input_tokens(self, model: str = "") -> Count:
+        """Without waiting; as a model counts them, or as models do on the whole."""
 
     def exact_tokens(self, model: str) -> Count | Pending:
         """As the tokenizer of a model counts them; an estimate where there is none to ask."""

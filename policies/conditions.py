@@ -1,0 +1,422 @@
+"""What the keys of a rule's `when` mean, each as a question to the facts of a request.
+
+A condition holds, does not hold, or waits for a fact (`Pending`). Several together are decided as
+soon as any of them decides them, so a fact is waited for only where nothing cheaper tells.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from msgspec import Struct
+
+from config.policy import BudgetLeft, Hours, InputTokens, Range, Similar, When
+from policies.facts import Count, Facts, Pending
+from policies.wordings import Wordings
+
+Answer = bool | Pending
+Holds = Callable[[Facts], Answer]
+Why = Callable[[Facts], str]
+
+_UNSAID = frozenset({"authorization", "x-api-key", "api-key", "cookie"})
+_LONGEST_QUOTE = 60
+
+
+class Condition(Struct, frozen=True):
+    """One key of a `when`. `rank` ascends with what it costs to tell; from `WAITS` on by waiting.
+
+    `why` tells the fact as it is, held against what is wanted; it is only for people.
+    """
+
+    key: str
+    rank: int
+    holds: Holds
+    why: Why
+
+
+class Scene(Struct, frozen=True):
+    """What conditions are compiled for: a rule's model, and the wordings of its policy."""
+
+    model: str
+    wordings: Wordings
+
+
+AT_ONCE, READ, SEARCHED, RECKONED, WAITS = range(5)
+
+
+def compile_when(when: When | None, scene: Scene) -> tuple[Condition, ...]:
+    """Conditions that must all hold, the cheap ones first; none when there is no `when`."""
+    written = when.written() if when is not None else {}
+    found = [_MEANINGS[key](value, scene) for key, value in written.items()]
+    return tuple(sorted(found, key=lambda condition: condition.rank))
+
+
+def every(conditions: Sequence[Condition]) -> Holds:
+    """Whether all hold. One that does not decides, whatever the others wait for."""
+    checks = tuple(condition.holds for condition in conditions)
+    if len(checks) == 1:
+        return checks[0]
+
+    def holds(facts: Facts) -> Answer:
+        waits: Answer = True
+        for check in checks:
+            answer = check(facts)
+            if answer is False:
+                return False
+            if answer is not True and waits is True:
+                waits = answer
+        return waits
+
+    return holds
+
+
+def _either(checks: Sequence[Holds]) -> Holds:
+    def holds(facts: Facts) -> Answer:
+        waits: Answer = False
+        for check in checks:
+            answer = check(facts)
+            if answer is True:
+                return True
+            if answer is not False and waits is False:
+                waits = answer
+        return waits
+
+    return holds
+
+
+# --- the request ----------------------------------------------------------------------------------
+
+
+def _model(names: Sequence[str], scene: Scene) -> Condition:
+    wanted = frozenset(names)
+
+    def why(facts: Facts) -> str:
+        return f"model is {_quoted(facts.model)}" + _unless(facts.model in wanted, names)
+
+    return Condition("model", AT_ONCE, lambda facts: facts.model in wanted, why)
+
+
+def _header(wanted: Mapping[str, Sequence[str]], scene: Scene) -> Condition:
+    parts = [_one_header(name, values) for name, values in wanted.items()]
+    return Condition("header", AT_ONCE, every(parts), _why_every(parts))
+
+
+def _one_header(name: str, values: Sequence[str]) -> Condition:
+    wanted, any_value = frozenset(values), "*" in values
+
+    def holds(facts: Facts) -> bool:
+        value = facts.header(name)
+        return value in wanted or (any_value and value is not None)
+
+    def why(facts: Facts) -> str:
+        value = facts.header(name)
+        if value is None:
+            return f"there is no header {name}"
+        if name in _UNSAID:
+            return f"header {name} is there" + ("" if holds(facts) else ", with another value")
+        return f"header {name} is {_quoted(value)}" + _unless(holds(facts), values)
+
+    return Condition("header", AT_ONCE, holds, why)
+
+
+def _key(keys: Sequence[str], scene: Scene) -> Condition:
+    wanted = frozenset(keys)
+
+    def why(facts: Facts) -> str:
+        if facts.key is None:
+            return "the caller sent no key"
+        other = "" if facts.key in wanted else ", which is none of those"
+        return f"key is {facts.key[:15]}...{other}"
+
+    return Condition("key", READ, lambda facts: facts.key in wanted, why)
+
+
+def _priority(names: Sequence[str], scene: Scene) -> Condition:
+    wanted = frozenset(names)
+
+    def why(facts: Facts) -> str:
+        return f"priority is {facts.priority}" + _unless(facts.priority in wanted, names)
+
+    return Condition("priority", AT_ONCE, lambda facts: facts.priority in wanted, why)
+
+
+def _flag(key: str, has: str, has_not: str) -> "Meaning":
+    def compiled(wanted: bool, scene: Scene) -> Condition:
+        def holds(facts: Facts) -> bool:
+            return getattr(facts, key) is wanted
+
+        def why(facts: Facts) -> str:
+            return has if getattr(facts, key) else has_not
+
+        return Condition(key, READ, holds, why)
+
+    return compiled
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def _input_tokens(limits: InputTokens, scene: Scene) -> Condition:
+    within, model = _within(limits), scene.model
+
+    def count(facts: Facts) -> Count | Pending:
+        return facts.exact_tokens(model) if limits.exact else facts.input_tokens(model)
+
+    def holds(facts: Facts) -> Answer:
+        counted = count(facts)
+        return counted if isinstance(counted, Pending) else within(counted.tokens)
+
+    def why(facts: Facts) -> str:
+        counted = count(facts)
+        if isinstance(counted, Pending):
+            return "input_tokens is not counted yet"
+        return _number(f"input_tokens is {counted.tokens} ({counted.how})", counted.tokens, limits)
+
+    return Condition("input_tokens", WAITS if limits.exact else READ, holds, why)
+
+
+def _output_tokens(limits: Range, scene: Scene) -> Condition:
+    within = _within(limits)
+
+    def holds(facts: Facts) -> bool:
+        most = facts.output_tokens
+        return most is not None and within(most)
+
+    def why(facts: Facts) -> str:
+        most = facts.output_tokens
+        if most is None:
+            return "the caller sets no limit on output_tokens"
+        return _number(f"output_tokens is {most}", most, limits)
+
+    return Condition("output_tokens", READ, holds, why)
+
+
+def _budget_left(limits: BudgetLeft, scene: Scene) -> Condition:
+    within, model = _within(limits), limits.model
+    whose = f"of {model}'s budget" if model else "of the budget"
+
+    def holds(facts: Facts) -> bool:
+        left = facts.budget_left(model)
+        return left is not None and within(left)
+
+    def why(facts: Facts) -> str:
+        left = facts.budget_left(model)
+        if left is None:
+            return f"nothing is known {whose}"
+        return _number(f"{left:.3g} {whose} is left", left, limits)
+
+    return Condition("budget_left", AT_ONCE, holds, why)
+
+
+def _within(limits: Range) -> Callable[[float], bool]:
+    above = -math.inf if limits.above is None else limits.above
+    least = -math.inf if limits.at_least is None else limits.at_least
+    below = math.inf if limits.below is None else limits.below
+    most = math.inf if limits.at_most is None else limits.at_most
+    return lambda number: above < number < below and least <= number <= most
+
+
+def _number(fact: str, number: float, limits: Range) -> str:
+    """The fact with the limits that it keeps, or with the first that it does not."""
+    kept: list[str] = []
+    for words, limit, keeps in (
+        ("above", limits.above, operator.gt),
+        ("at least", limits.at_least, operator.ge),
+        ("below", limits.below, operator.lt),
+        ("at most", limits.at_most, operator.le),
+    ):
+        if limit is not None and not keeps(number, limit):
+            return f"{fact}, not {words} {limit:.12g}"
+        if limit is not None:
+            kept.append(f"{words} {limit:.12g}")
+    return f"{fact}, {' and '.join(kept)}" if kept else fact
+
+
+# --- the text -------------------------------------------------------------------------------------
+
+
+def _language(codes: Sequence[str], scene: Scene) -> Condition:
+    wanted = frozenset(codes)
+
+    def holds(facts: Facts) -> Answer:
+        language = facts.language()
+        return language if isinstance(language, Pending) else language in wanted
+
+    def why(facts: Facts) -> str:
+        language = facts.language()
+        if isinstance(language, Pending):
+            return "language is not known yet"
+        if language is None:
+            return "nobody can tell the language"
+        return f"language is {language}" + _unless(language in wanted, codes)
+
+    return Condition("language", WAITS, holds, why)
+
+
+def _keyword(words: Sequence[str], scene: Scene) -> Condition:
+    wordings, number = scene.wordings, scene.wordings.add_keywords(words)
+
+    def why(facts: Facts) -> str:
+        found = wordings.spelled(number, facts.text)
+        return f"the text has {_quoted(found)}" if found else "the text has no keyword of those"
+
+    return Condition("keyword", SEARCHED, lambda facts: number in facts.found(wordings), why)
+
+
+def _regex(pattern: str, scene: Scene) -> Condition:
+    wordings, number = scene.wordings, scene.wordings.add_regex(pattern)
+
+    def why(facts: Facts) -> str:
+        found = wordings.spelled(number, facts.text)
+        if found is None:
+            return "the regular expression is not found in the text"
+        return f"the regular expression finds {_quoted(found)}"
+
+    return Condition("regex", SEARCHED, lambda facts: number in facts.found(wordings), why)
+
+
+def _similar_to(wanted: Similar, scene: Scene) -> Condition:
+    above = wanted.above
+
+    def holds(facts: Facts) -> Answer:
+        similarity = facts.similarity(wanted)
+        if isinstance(similarity, Pending):
+            return similarity
+        return similarity is not None and similarity >= above
+
+    def why(facts: Facts) -> str:
+        similarity = facts.similarity(wanted)
+        if isinstance(similarity, Pending):
+            return "similarity is not known yet"
+        if similarity is None:
+            return "there is no text to compare, or nothing that could"
+        than = "" if similarity >= above else "not "
+        return f"similarity to the examples is {similarity:.3f}, {than}{above:g} or more"
+
+    return Condition("similar_to", WAITS, holds, why)
+
+
+# --- the world ------------------------------------------------------------------------------------
+
+
+def _time(hours: Sequence[Hours], scene: Scene) -> Condition:
+    @lru_cache(maxsize=16)
+    def covered(second: int) -> bool:
+        return any(each.covers(second) for each in hours)
+
+    def holds(facts: Facts) -> bool:
+        return covered(int(facts.epoch_s))
+
+    def why(facts: Facts) -> str:
+        spelled = " or ".join(f"{each.at} {each.tz}" for each in hours)
+        return f"it is {'' if holds(facts) else 'not '}in the hours from {spelled}"
+
+    return Condition("time", RECKONED, holds, why)
+
+
+def _hot(models: Sequence[str], scene: Scene) -> Condition:
+    def holds(facts: Facts) -> bool:
+        return all(map(facts.hot, models))
+
+    def why(facts: Facts) -> str:
+        cold = [model for model in models if not facts.hot(model)]
+        return f"{_listed(cold or models)} {'is not' if cold else 'is'} hot"
+
+    return Condition("hot", AT_ONCE, holds, why)
+
+
+# --- several together -----------------------------------------------------------------------------
+
+
+def _any_of(whens: Sequence[When], scene: Scene) -> Condition:
+    each = [compile_when(when, scene) for when in whens]
+    each.sort(key=_rank)
+    holds = _either([every(conditions) for conditions in each])
+
+    def why(facts: Facts) -> str:
+        ways = [_why_every(conditions)(facts) for conditions in each]
+        if holds(facts) is True:
+            return next(
+                way for way, one in zip(ways, each, strict=True) if every(one)(facts) is True
+            )
+        return "; and ".join(ways)
+
+    return Condition("any_of", max(map(_rank, each), default=AT_ONCE), holds, why)
+
+
+def _all_of(whens: Sequence[When], scene: Scene) -> Condition:
+    conditions = [condition for when in whens for condition in compile_when(when, scene)]
+    conditions.sort(key=lambda condition: condition.rank)
+    return Condition("all_of", _rank(conditions), every(conditions), _why_every(conditions))
+
+
+def _not(when: When, scene: Scene) -> Condition:
+    conditions = compile_when(when, scene)
+    inner = every(conditions)
+
+    def holds(facts: Facts) -> Answer:
+        answer = inner(facts)
+        return answer if isinstance(answer, Pending) else not answer
+
+    return Condition("not", _rank(conditions), holds, _why_every(conditions))
+
+
+def _rank(conditions: Sequence[Condition]) -> int:
+    return max((condition.rank for condition in conditions), default=AT_ONCE)
+
+
+def _why_every(conditions: Sequence[Condition]) -> Why:
+    """All the facts that made them hold, or the first that made one of them fail."""
+
+    def why(facts: Facts) -> str:
+        for condition in conditions:
+            if condition.holds(facts) is False:
+                return condition.why(facts)
+        return " and ".join(condition.why(facts) for condition in conditions)
+
+    return why
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "...")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names)
+
+
+def _unless(holds: bool, wanted: Sequence[str]) -> str:
+    if holds:
+        return ""
+    some = ", ".join(map(_quoted, wanted[:3])) + (", ..." if len(wanted) > 3 else "")
+    return f", not {some}" if len(wanted) == 1 else f", none of {some}"
+
+
+Meaning = Callable[[Any, Scene], Condition]
+_MEANINGS: dict[str, Meaning] = {
+    "model": _model,
+    "header": _header,
+    "key": _key,
+    "priority": _priority,
+    "input_tokens": _input_tokens,
+    "output_tokens": _output_tokens,
+    "tools": _flag("tools", "it offers tools", "it offers no tools"),
+    "json_schema": _flag("json_schema", "the answer must be JSON", "the answer may be any text"),
+    "image": _flag("image", "the prompt has a picture", "the prompt has no picture"),
+    "audio": _flag("audio", "the prompt has audio", "the prompt has no audio"),
+    "language": _language,
+    "keyword": _keyword,
+    "regex": _regex,
+    "similar_to": _similar_to,
+    "time": _time,
+    "hot": _hot,
+    "budget_left": _budget_left,
+    "any_of": _any_of,
+    "all_of": _all_of,
+    "not_": _not,
+}

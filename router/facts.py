@@ -1,0 +1,300 @@
+"""What rules ask of a request, each read from its body once, and only if a rule asks.
+
+Nothing here raises, whatever the body holds: what is of the wrong type is as good as not there,
+and the model server will tell its caller. What must be waited for is fetched by `fetch`.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from hashlib import blake2b, sha256
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Raw
+
+from config.policy import Similar
+from config.settings import Priority
+from policies.facts import Count, Pending, Wordings
+from router.body import JsonBody
+from router.request import Request
+
+LONGEST_TEXT = 16 * 1024  # characters of the last user text, its end, that rules look at
+_FETCHED_WITHIN_S = 1.0
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+_ITEMS = msgspec.json.Decoder(list[Raw])
+_MAP = msgspec.json.Decoder(dict[str, Any])
+_ANY = msgspec.json.Decoder()
+_CONVERSATION = {"chat": "messages", "messages": "messages", "responses": "input"}
+_IMAGES = frozenset({"image_url", "input_image", "image"})
+_AUDIO = frozenset({"input_audio", "audio"})
+_TEXTS = frozenset({"text", "input_text"})
+_SYSTEM = frozenset({"system", "developer"})
+
+
+class World(Protocol):
+    """What is known beyond the request. None of it raises."""
+
+    def hot(self, model: str) -> bool: ...
+
+    def budget_left(self, model: str | None) -> float | None: ...
+
+    def count(self, request: Request, model: str) -> Count:
+        """Tokens of a prompt, without waiting."""
+
+    async def exact(self, request: Request, model: str) -> Count: ...
+
+    async def language(self, text: str) -> str | None: ...
+
+    async def similarity(self, text: str, to: Similar) -> float | None: ...
+
+
+class RequestFacts:
+    """One request and the world around it. `epoch_s` is when it came."""
+
+    def __init__(self, request: Request, world: World, epoch_s: float) -> None:
+        self.epoch_s = epoch_s
+        self._request = request
+        self._world = world
+        body = request.body
+        self.model = body.model if body is not None else ""
+        self._fields = body.fields if isinstance(body, JsonBody) else {}
+        self.priority: Priority = request.priority or "normal"
+        self._found: dict[Wordings, frozenset[int]] = {}
+        self._counts: dict[str, Count] = {}
+        self._exact: dict[str, Count] = {}
+        self._similar: dict[int, float | None] = {}
+        self._languages: list[str | None] = []  # at most one, once it is known
+        self._asked: dict[int, Similar] = {}
+
+    def header(self, name: str) -> str | None:
+        value = self._request.fields.get(name.encode("latin-1", "replace"))
+        return value.decode("latin-1") if value is not None else None
+
+    @cached_property
+    def key(self) -> str | None:
+        fields = self._request.fields
+        bearer = fields.get(b"authorization", b"")
+        scheme, _, token = bearer.partition(b" ")
+        if scheme.lower() != b"bearer":
+            token = fields.get(b"x-api-key") or fields.get(b"api-key") or b""
+        token = token.strip()
+        return f"sha256:{sha256(token).hexdigest()}" if token else None
+
+    # --- the body ---------------------------------------------------------------------------------
+
+    @cached_property
+    def output_tokens(self) -> int | None:
+        for key in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+            value = self._value(key)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+        return None
+
+    @cached_property
+    def tools(self) -> bool:
+        return any(bool(self._value(key)) for key in ("tools", "functions"))
+
+    @cached_property
+    def json_schema(self) -> bool:
+        return any(
+            isinstance(part, dict) and part.get("type") in ("json_schema", "json_object")
+            for part in (self._value("response_format"), self._format_of_text)
+        )
+
+    @property
+    def _format_of_text(self) -> object:
+        text = self._value("text") if self._request.dialect == "responses" else None
+        return text.get("format") if isinstance(text, dict) else None
+
+    @cached_property
+    def image(self) -> bool:
+        return self._has_part(b"image", _IMAGES)
+
+    @cached_property
+    def audio(self) -> bool:
+        return self._has_part(b"audio", _AUDIO)
+
+    def _has_part(self, sign: bytes, kinds: frozenset[str]) -> bool:
+        """Whether a message has a part of one of the kinds, whose names all hold `sign`."""
+        raw = self._conversation
+        if raw is None or (sign not in raw and b"\\u00" not in raw):
+            return False
+        return any(part.get("type") in kinds for part in self._parts())
+
+    def _parts(self) -> Iterator[dict[str, Any]]:
+        for message in self._messages:
+            content = message.get("content")
+            for part in content if isinstance(content, list) else [message]:
+                if isinstance(part, dict):
+                    yield part
+
+    @cached_property
+    def text(self) -> str:
+        return self._last_text()[-LONGEST_TEXT:]
+
+    def _last_text(self) -> str:
+        if self._request.dialect == "completions":
+            prompt = self._value("prompt")
+            return prompt if isinstance(prompt, str) else _last_of(prompt)
+        if self._request.dialect == "responses" and isinstance(self._value("input"), str):
+            return str(self._value("input"))
+        for raw in reversed(self._raw_messages):
+            message = _map(raw)
+            if message.get("role") == "user" and (text := _text(message.get("content"))):
+                return text
+        return ""
+
+    @property
+    def _conversation(self) -> bytes | None:
+        value = self._fields.get(_CONVERSATION.get(self._request.dialect, ""))
+        return bytes(value) if value is not None else None
+
+    @cached_property
+    def _raw_messages(self) -> list[Raw]:
+        raw = self._conversation
+        try:
+            return _ITEMS.decode(raw) if raw is not None else []
+        except _UNREADABLE:
+            return []
+
+    @cached_property
+    def _messages(self) -> list[dict[str, Any]]:
+        return [_map(raw) for raw in self._raw_messages]
+
+    def _value(self, key: str) -> Any:
+        raw = self._fields.get(key)
+        if raw is None:
+            return None
+        try:
+            return _ANY.decode(raw)
+        except _UNREADABLE:
+            return None
+
+    def found(self, wordings: Wordings) -> frozenset[int]:
+        found = self._found.get(wordings)
+        if found is None:
+            found = self._found[wordings] = wordings.found_in(self.text)
+        return found
+
+    # --- the world --------------------------------------------------------------------------------
+
+    def hot(self, model: str) -> bool:
+        return self._world.hot(model)
+
+    def budget_left(self, model: str | None) -> float | None:
+        return self._world.budget_left(model)
+
+    def input_tokens(self, model: str = "") -> Count:
+        count = self._counts.get(model)
+        if count is None:
+            count = self._counts[model] = self._world.count(self._request, model)
+        return count
+
+    # --- what is waited for -----------------------------------------------------------------------
+
+    def exact_tokens(self, model: str) -> Count | Pending:
+        return self._exact.get(model) or Pending("exact_tokens", model)
+
+    def language(self) -> str | None | Pending:
+        if not self.text:
+            return None
+        return self._languages[0] if self._languages else Pending("language")
+
+    def similarity(self, to: Similar) -> float | None | Pending:
+        if not self.text:
+            return None
+        if id(to) in self._similar:
+            return self._similar[id(to)]
+        self._asked[id(to)] = to
+        return Pending("similarity", str(id(to)))
+
+    async def fetch(self, pending: Pending) -> None:
+        """Wait for a fact, a second at most; what did not come by then counts as not known."""
+        try:
+            async with asyncio.timeout(_FETCHED_WITHIN_S):
+                await self._fetch(pending)
+        except TimeoutError:
+            self._give_up(pending)
+
+    async def _fetch(self, pending: Pending) -> None:
+        match pending.kind:
+            case "language":
+                self._languages = [await self._world.language(self.text)]
+            case "exact_tokens":
+                count = await self._world.exact(self._request, pending.of)
+                self._exact[pending.of] = count
+            case "similarity":
+                to = self._asked[int(pending.of)]
+                self._similar[int(pending.of)] = await self._world.similarity(self.text, to)
+
+    def _give_up(self, pending: Pending) -> None:
+        match pending.kind:
+            case "language":
+                self._languages = [None]
+            case "exact_tokens":
+                self._exact[pending.of] = self.input_tokens(pending.of)
+            case "similarity":
+                self._similar[int(pending.of)] = None
+
+    # --- where it belongs -------------------------------------------------------------------------
+
+    def affinity_key(self, affinity: str | None) -> str | None:
+        """What is the same for requests that belong together; None when nothing says so."""
+        if affinity is None:
+            return None
+        if affinity == "conversation":
+            return self._conversation_key
+        if affinity == "prompt_cache_key":
+            value = self._value("prompt_cache_key")
+            return value if isinstance(value, str) and value else None
+        return self.header(affinity.removeprefix("header:").lower())
+
+    @cached_property
+    def _conversation_key(self) -> str | None:
+        """From the system prompt and the first user message: the same in each of its turns."""
+        opening = self._opening()
+        return blake2b(opening, digest_size=16).hexdigest() if opening else None
+
+    def _opening(self) -> bytes:
+        if self._request.dialect == "completions":
+            return b""
+        begin = [
+            bytes(self._fields[key]) for key in ("system", "instructions") if key in self._fields
+        ]
+        if not self._raw_messages:  # the input of Responses as one text
+            return b"\0".join([*begin, self._conversation or b""])
+        for message in self._messages:
+            role = message.get("role")
+            if role in _SYSTEM or role == "user":
+                begin.append(msgspec.json.encode(message.get("content")))
+            if role == "user":
+                return b"\0".join(begin)
+        return b""
+
+
+def _map(raw: Raw) -> dict[str, Any]:
+    try:
+        return _MAP.decode(raw)
+    except _UNREADABLE:
+        return {}
+
+
+def _text(content: object) -> str:
+    """The text of a message's content, of its parts in order."""
+    if isinstance(content, str):
+        return content
+    parts: Sequence[object] = content if isinstance(content, list) else ()
+    texts = [
+        part["text"]
+        for part in parts
+        if isinstance(part, dict)
+        and part.get("type") in _TEXTS
+        and isinstance(part.get("text"), str)
+    ]
+    return "\n".join(texts)
+
+
+def _last_of(prompt: object) -> str:
+    texts = [each for each in prompt if isinstance(each, str)] if isinstance(prompt, list) else []
+    return texts[-1] if texts else ""
