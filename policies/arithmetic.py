@@ -101,17 +101,14 @@ def _tokens(text: str) -> list[_Token]:
 
 def _token(found: re.Match[str], glued: str) -> _Token:
     """`glued` is the character before it: f(2), x1 and 7x are unknowns."""
-    text = found.group()
-    match found.lastgroup:
-        case "number":
-            decimals = len(text.partition(".")[2])
-            number = float(text.replace(",", ""))
-            return _END if glued.isalpha() or glued == "_" else _Token("n", number, decimals)
-        case "word":
-            unknown = len(text) == 1 or glued == "_"
-            return _END if unknown else _Token("w", _SCALES.get(text.lower(), 0.0))
-        case "sign":
-            return _END if text == "(" and glued.isalpha() else _Token(text)
+    text, kind = found.group(), found.lastgroup
+    letter = glued.isalpha() or glued == "_"
+    if kind == "number" and not letter:
+        return _Token("n", float(text.replace(",", "")), len(text.partition(".")[2]))
+    if kind == "word" and len(text) > 1 and glued != "_":
+        return _Token("w", _SCALES.get(text.lower(), 0.0))
+    if kind == "sign" and not (text == "(" and letter):
+        return _Token(text)
     return _END
 
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from policies.signals import Signals
+from policies.working import Working
 
 FAR = 4.0  # standard deviations beyond which a signal says no more
 Curve = tuple[tuple[float, float], ...]
@@ -140,6 +141,16 @@ _SCALES: Mapping[str, Callable[[float], float]] = {
     "valid": float,
     "self_check": _log_odds,
     "agreement": float,
+    "sums_hold": float,
+    "concluded": float,
+    "plain_result": float,
+    "whole_result": float,
+    "numbers_used": float,
+    "steps": float,
+    "finished": float,
+    "no_doubts": float,
+    "prompt_characters": lambda characters: -math.log1p(max(characters, 0.0)),
+    "neighbours": lambda share: _log_odds(math.log(min(max(share, 0.01), 0.99))),
 }
 SIGNALS = tuple(_SCALES)
 
@@ -159,7 +170,8 @@ def _raw(signals: Signals, name: str) -> float | None:
             return float(not signals.refusal)
         case "unhedged":
             return float(not signals.hedge)
-    value: float | None = getattr(signals, name)
+    known = signals.working if name in Working.__struct_fields__ else signals
+    value: float | None = getattr(known, name, None)
     return value
 
 

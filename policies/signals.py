@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 
 from policies.reply import Reply, Token
+from policies.working import Working, working
 
 LOW_QUANTILE = 0.1
 WHOLE_SPAN_TOKENS = 16  # an answer this short is a final answer from end to end
@@ -33,7 +34,8 @@ class Signals(Struct, frozen=True, forbid_unknown_fields=True):
 
     `low_logprob` is the 10 % quantile; `span_...` are of the final answer alone. `self_check` is
     the model's log P(yes) when it was asked whether it is right, `agreement` the share of further
-    samples that say the same.
+    samples that say the same. `neighbours` is P(small right) among prompts
+    like this one.
     """
 
     mean_logprob: float | None = None
@@ -54,6 +56,9 @@ class Signals(Struct, frozen=True, forbid_unknown_fields=True):
     valid: bool | None = None
     self_check: float | None = None
     agreement: float | None = None
+    working: Working | None = None
+    prompt_characters: int | None = None
+    neighbours: float | None = None
 
 
 NOTHING_ASKED = Expected()
@@ -64,7 +69,10 @@ def signals(
     asked: Expected = NOTHING_ASKED,
     self_check: float | None = None,
     agreement: float | None = None,
+    prompt: str | None = None,
+    neighbours: float | None = None,
 ) -> Signals:
+    """`prompt` is the last user text; without it, as of a beginning, no working is looked at."""
     whole = _sureness(reply.tokens)
     span = _sureness(final_answer(reply))
     text = reply.text[:_SEARCHED]
@@ -78,7 +86,16 @@ def signals(
         valid=_valid(reply, asked),
         self_check=self_check,
         agreement=agreement,
+        working=_working(prompt, reply, asked),
+        prompt_characters=None if prompt is None else len(prompt),
+        neighbours=neighbours,
     )
+
+
+def _working(prompt: str | None, reply: Reply, asked: Expected) -> Working | None:
+    if prompt is None or reply.tool_calls or asked.json or asked.schema is not None:
+        return None
+    return working(prompt, reply.text)
 
 
 def first_tokens(reply: Reply, count: int) -> Reply:

@@ -14,7 +14,7 @@ from policies.arithmetic import NUMBER, numbers, sums
 _SEARCHED = 20_000  # characters at the end of an answer, and of a prompt, that are looked at
 
 
-class Working(Struct, frozen=True):
+class Working(Struct, frozen=True, forbid_unknown_fields=True):
     """Each grows with what speaks for the answer; None: it does not apply.
 
     `sums_hold`: no equation in it is false. `concluded`: the result is what the last equation
