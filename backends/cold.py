@@ -88,6 +88,7 @@ class ColdModel:
         timeout_s: float,
         excluding: Collection[Endpoint] = (),
         only: str | None = None,
+        affinity: str | None = None,
     ) -> Lease:
         """A place at an instance, started if need be; or `only` at one that is ready already.
 
@@ -97,7 +98,7 @@ class ColdModel:
         if self.ended.is_set():
             raise NoEndpoint("it is not in the configuration any more")
         now_s = self._clock()
-        waiter = Waiter(size, now_s, excluding, now_s + timeout_s)
+        waiter = Waiter(size, now_s, excluding, now_s + timeout_s, affinity)
         self.post(self.lifecycle.acquire, waiter, only)
         try:
             return await wait_for_lease(waiter, max(timeout_s, HAND_OVER_S), self._abandon)

@@ -133,9 +133,10 @@ class Waiter:
     """A request that waits for a lease; `future` gets the lease or an Unavailable.
 
     `excluding` holds endpoints that failed it already; after `until_s` nobody waits any more.
+    Waiters with the same `affinity` are served by the same endpoint where they can be.
     """
 
-    __slots__ = ("excluding", "future", "in_queue", "since_s", "size", "until_s")
+    __slots__ = ("affinity", "excluding", "future", "in_queue", "since_s", "size", "until_s")
 
     def __init__(
         self,
@@ -143,12 +144,14 @@ class Waiter:
         since_s: float,
         excluding: Collection[Endpoint] = (),
         until_s: float = math.inf,
+        affinity: str | None = None,
     ) -> None:
         self.future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self.size = size
         self.since_s = since_s
         self.excluding = excluding
         self.until_s = until_s
+        self.affinity = affinity
         self.in_queue = False
 
     @property

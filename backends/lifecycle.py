@@ -88,7 +88,7 @@ class Lifecycle:
             self.serving.pin(only, waiter)
             self._grow()
             return
-        instance = self.serving.with_room(waiter.excluding)
+        instance = self.serving.with_room(waiter.excluding, waiter.affinity)
         if instance is not None:
             self.serving.grant(instance, waiter)
             return

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from msgspec import Struct
 
+from backends.affinity import preferred
 from backends.endpoint import Endpoint
 from backends.lease import Lease, NoEndpoint, Room, Waiter, WaitExpired, WaitQueue, wait_for_lease
 
@@ -41,9 +42,14 @@ class Pool:
                 free += max(endpoint.free, 0)
         return PoolView(healthy, free)
 
-    def try_lease(self, excluding: Collection[Endpoint] = ()) -> Lease | None:
-        """A place at the least loaded healthy endpoint, or None; never waits."""
-        endpoint = self._least_loaded(excluding)
+    def try_lease(
+        self, excluding: Collection[Endpoint] = (), affinity: str | None = None
+    ) -> Lease | None:
+        """A place at a healthy endpoint, or None; never waits.
+
+        The least loaded one, or the one that requests with this `affinity` have in common.
+        """
+        endpoint = self._suiting(excluding, affinity)
         return Lease(endpoint, self._released) if endpoint else None
 
     def lease_at(self, endpoint_id: str) -> Lease | None:
@@ -54,12 +60,16 @@ class Pool:
         return None
 
     async def lease(
-        self, size: int, timeout_s: float, excluding: Collection[Endpoint] = ()
+        self,
+        size: int,
+        timeout_s: float,
+        excluding: Collection[Endpoint] = (),
+        affinity: str | None = None,
     ) -> Lease:
         """Wait for a place. Raises QueueFull, NoEndpoint when nothing is healthy, WaitExpired."""
         if not self.view(excluding).healthy:
             raise self._nothing_healthy()
-        waiter = Waiter(size, self._clock(), excluding)
+        waiter = Waiter(size, self._clock(), excluding, affinity=affinity)
         self._queue.join(waiter)
         self._serve_waiters()  # a place may have become free since the plan was made
         try:
@@ -97,6 +107,17 @@ class Pool:
         for endpoint in self.endpoints:
             endpoint.origin.close()
 
+    def _suiting(self, excluding: Collection[Endpoint], affinity: str | None) -> Endpoint | None:
+        if affinity is None:
+            return self._least_loaded(excluding)
+        now_s = self._clock()
+        open_ones = [
+            e
+            for e in self.endpoints
+            if e.free >= 1 and e not in excluding and e.breaker.allows(now_s)
+        ]
+        return preferred(open_ones, affinity) if open_ones else None
+
     def _least_loaded(self, excluding: Collection[Endpoint]) -> Endpoint | None:
         now_s = self._clock()
         best: Endpoint | None = None
@@ -120,7 +141,7 @@ class Pool:
     def _serve_waiters(self) -> None:
         """Hand out what is free, in order of arrival; let nobody wait for what will not come."""
         for waiter in list(self._queue):
-            endpoint = self._least_loaded(waiter.excluding)
+            endpoint = self._suiting(waiter.excluding, waiter.affinity)
             if endpoint is None and self.view(waiter.excluding).healthy:
                 continue
             self._queue.leave(waiter)

@@ -6,6 +6,7 @@ when its waiter took it, and is one of an instance that is ready and takes reque
 
 from collections.abc import Callable, Collection
 
+from backends.affinity import preferred
 from backends.endpoint import Endpoint
 from backends.instance import ASLEEP, Instance, State
 from backends.lease import Lease, NoEndpoint, Unavailable, Waiter, WaitQueue
@@ -28,7 +29,9 @@ class Serving:
         self._used = used
         self._released = released  # an event: which instance, and whether it gave an answer
 
-    def with_room(self, excluding: Collection[Endpoint] = ()) -> Instance | None:
+    def with_room(
+        self, excluding: Collection[Endpoint] = (), affinity: str | None = None
+    ) -> Instance | None:
         open_ones = [
             i
             for i in self._states.instances.ready
@@ -38,7 +41,10 @@ class Serving:
             and i.endpoint.breaker.closed  # else it is being verified
             and i.endpoint not in excluding
         ]
-        return min(open_ones, key=lambda i: i.in_flight, default=None)
+        if affinity is None or len(open_ones) < 2:
+            return min(open_ones, key=lambda i: i.in_flight, default=None)
+        by_endpoint = {i.endpoint: i for i in open_ones if i.endpoint is not None}
+        return by_endpoint[preferred(list(by_endpoint), affinity)]
 
     def grant(self, instance: Instance, waiter: Waiter) -> None:
         assert instance.endpoint is not None
@@ -72,7 +78,7 @@ class Serving:
     def serve(self) -> None:
         """Hand out what is free, in order of arrival."""
         for waiter in list(self._queue) if self.with_room() else ():
-            instance = self.with_room(waiter.excluding)
+            instance = self.with_room(waiter.excluding, waiter.affinity)
             if instance is not None:
                 self._queue.leave(waiter)
                 if not waiter.gone:

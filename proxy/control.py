@@ -17,7 +17,7 @@ from proxy.admin_key import AdminKey
 from proxy.devices import device_state
 from proxy.gateway import Gateway
 from router.errors import BadRequest, Forbidden, GatewayError, MethodNotAllowed, NotFound
-from router.journey import unknown_model
+from router.routing import unknown_model
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 LOG_LINES = 200
@@ -114,13 +114,19 @@ class _Public:
 
     async def models(self, request: Request) -> Response:
         snapshot = self._gateway.fleet.snapshot
-        data = [describe.model_object(snapshot, name) for name in snapshot.config.models]
+        config = snapshot.config
+        data = [describe.model_object(snapshot, name) for name in config.models]
+        data += [describe.policy_object(config, name) for name in config.policies]
         return JSONResponse({"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         snapshot = self._gateway.fleet.snapshot
         asked = request.path_params["model"]
-        name = snapshot.config.resolve(asked)
+        config = snapshot.config
+        policy = config.policy_names.get(asked)
+        if policy is not None:
+            return JSONResponse(describe.policy_object(config, policy, shown_as=asked))
+        name = config.resolve(asked)
         if name is None:
             raise unknown_model(snapshot, asked)
         return JSONResponse(describe.model_object(snapshot, name, shown_as=asked))

@@ -9,6 +9,7 @@ from backends.cold import ColdModel
 from backends.endpoint import Endpoint
 from backends.fleet import ModelBackends, Snapshot
 from backends.instance import Instance
+from config.schema import Config
 from policies.waiting import remaining_start_s
 from router.demand import quantiles
 from router.measures import Measures
@@ -46,6 +47,21 @@ def model_object(snapshot: Snapshot, name: str, shown_as: str | None = None) -> 
         "aliases": list(snapshot.config.models[name].aliases),
         "state": state(backends),
         "placement": placements(backends),
+    }
+
+
+def policy_object(config: Config, name: str, shown_as: str | None = None) -> dict[str, Any]:
+    """A policy as callers see it: a model that stands for others."""
+    policy = config.policies[name]
+    uses = (rule.use.models for rule in policy.first_match if rule.use is not None)
+    return {
+        "id": shown_as or name,
+        "object": "model",
+        "created": CREATED,
+        "owned_by": "lamplighter",
+        "aliases": list(policy.aliases),
+        "policy": True,
+        "models": sorted({model for models in uses for model in models}),
     }
 
 

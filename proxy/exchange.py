@@ -11,12 +11,13 @@ from proxy import forward, inbound
 from proxy.gateway import Gateway
 from proxy.head import Head
 from proxy.responder import Responder, late_error
-from router.answer import Answer, StreamAnswer
+from router.answer import Answer
+from router.cascade import Cascade
 from router.errors import GatewayError, ShuttingDown, UpstreamTimeout
 from router.headers import ascii_value
 from router.journey import Journey
 from router.record import Record
-from router.request import Request
+from router.request import Headers, Request
 
 if TYPE_CHECKING:
     from proxy.connection import Connection
@@ -155,8 +156,8 @@ class Exchange:
         self._body = b""
         record.stream = request.stream
         record.bytes_in = request.size
-        journey = gateway.router.begin(request, record)
-        responder.about = [(b"x-lamplighter-model", ascii_value(record.model))]
+        journey = await self._journey(request)
+        responder.about = _about(record)
         settings = journey.settings
         if request.stream:
             grace_s, every_s = comments_s(
@@ -168,6 +169,18 @@ class Exchange:
             await self._relay(journey)
         else:
             await self._relay_within(journey, total_s)
+
+    async def _journey(self, request: Request) -> Journey | Cascade:
+        """To the model of that name, or to where a policy sends it. Raises GatewayError."""
+        router, record = self._gateway.router, self._record
+        policy = router.policy(request)
+        if policy is None:
+            return router.begin(request, record)
+        try:
+            route = await router.decide(policy, request, record)
+        finally:
+            self._responder.about = _about(record)
+        return router.begin_route(route, record)
 
     async def _request(self) -> Request:
         """What the whole body asks for. Raises GatewayError."""
@@ -192,7 +205,7 @@ class Exchange:
         finally:
             response.close()
 
-    async def _relay_within(self, journey: Journey, total_s: float) -> None:
+    async def _relay_within(self, journey: Journey | Cascade, total_s: float) -> None:
         try:
             async with asyncio.timeout(total_s):
                 await self._relay(journey)
@@ -201,12 +214,12 @@ class Exchange:
                 f"the answer took longer than {total_s:g} s (timeouts.total)"
             ) from None
 
-    async def _relay(self, journey: Journey) -> None:
+    async def _relay(self, journey: Journey | Cascade) -> None:
         responder = self._responder
         answer = await journey.run()
         try:
             responder.stop_comments()
-            if responder.begun and not (answer.status == 200 and isinstance(answer, StreamAnswer)):
+            if responder.begun and not (answer.status == 200 and answer.streams):
                 raise late_error(answer)
             self._answer = answer
             if answer.whole and not responder.begun:
@@ -222,3 +235,13 @@ class Exchange:
             responder.end()
         finally:
             answer.close()
+
+
+def _about(record: Record) -> Headers:
+    """What is known of the answerer before there is an answer."""
+    about = [(b"x-lamplighter-model", ascii_value(record.model))] if record.model else []
+    if record.policy:
+        about.append((b"x-lamplighter-policy", ascii_value(record.policy)))
+    if record.rule:
+        about.append((b"x-lamplighter-rule", b"%d" % record.rule))
+    return about

@@ -21,11 +21,12 @@ from config.watch import Watcher
 from policies import eviction
 from proxy.access_log import AccessLog
 from proxy.metrics import Metrics
-from router.journey import Router
+from router.cascades import calibrations
 from router.measures import TICK_S, Measures
 from router.planners import Planners, recall
 from router.record import Record
 from router.request import Request
+from router.routing import Router
 from router.upkeep import Upkeep
 
 log = logging.getLogger("lamplighter.gateway")
@@ -87,7 +88,15 @@ class Gateway:
             holding=self.planners.holding,
             eviction=eviction,
         )
-        self.router = Router(self.fleet, self.clock, self.planners, self._arrived)
+        self.router = Router(
+            self.fleet,
+            self.clock,
+            time.time,
+            self.planners,
+            self._spent_usd,
+            self._arrived,
+            self._ended,
+        )
         self._upkeep = Upkeep(self.fleet, self.planners, self.clock, time.time, self._spent_usd)
         self.draining = False
         self._access_log = AccessLog()
@@ -111,6 +120,7 @@ class Gateway:
             await asyncio.to_thread(self.measures.open, self._first_config, self._store_failed)
         self.measures.follow(self._first_config, worker=self.owner is not None)
         self.planners.follow(self._first_config)
+        self.router.follow(self._first_config, calibrations(self._first_config, self.path or ""))
         for name, planner in self.planners.items():
             recall(planner, self.measures.demand[name])
         self.fleet.apply(self._first_config)
@@ -149,11 +159,16 @@ class Gateway:
         """A call has ended: count it, and log it without a word of what was said."""
         self.leave(call)
         record.ended_s = self.clock()
+        self._ended(record)
+        self._access_log.write(record)
+
+    def _ended(self, record: Record) -> None:
+        """A request to one model has ended; a cascade's caller may have got nothing yet."""
         if record.model:
             self.measures.finished(record)
             self.planners.finished(record)
+            self.router.cascades.finished(record)
         self.metrics.observe(record)
-        self._access_log.write(record)
 
     def _arrived(self, record: Record) -> None:
         self.metrics.arrived(record)
@@ -220,9 +235,11 @@ class Gateway:
             status = ReloadStatus(time.time())
             try:
                 config = await asyncio.to_thread(load, self._watcher.path, self._env)
+                judges = await asyncio.to_thread(calibrations, config, self.path or "")
                 status.notes = _needs_restart(self.config, config)
                 self.measures.follow(config)
                 self.planners.follow(config)
+                self.router.follow(config, judges)
                 self.fleet.apply(config)
                 self.on_change(config)
             except ConfigError as error:

@@ -230,9 +230,9 @@ class _Series:
     def count(self, record: Record) -> None:
         self._requests.value += 1
         if record.ended_s is not None:
-            self._took.observe(record.ended_s - record.received_s)
+            self._took.observe(record.ended_s - record.since_s)
         if record.first_token_s is not None:
-            self._first[record.cold_start].observe(record.first_token_s - record.received_s)
+            self._first[record.cold_start].observe(record.first_token_s - record.since_s)
         if record.attempts:
             self._waited.observe(record.waited_s)
             for attempt in record.attempts:

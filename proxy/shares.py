@@ -10,7 +10,8 @@ def share_of(config: Config, workers: int, seat: int) -> Config:
 
     A model with a `cold` part or a budget, or with a limit that is too small to be divided,
     belongs to the process that owns the instances, and so does one that falls back to such a model;
-    a worker does not know it. Of a limit of 3 for 2 workers the first, in seat 0, gets 2.
+    a worker does not know it, nor any policy. Of a limit of 3 for 2 workers the first, in seat 0,
+    gets 2.
     """
     models = {
         name: _share(config, name, workers, seat)
@@ -18,7 +19,8 @@ def share_of(config: Config, workers: int, seat: int) -> Config:
         if not any(_is_owners(config, each, workers) for each in _reached(config, name))
     }
     fields = {name: getattr(config, name) for name in type(config).model_fields}
-    return Config.model_construct(**{**fields, "models": models})  # a copy would keep its indexes
+    fields.update(models=models, policies={})
+    return Config.model_construct(**fields)  # a copy would keep its indexes
 
 
 def _is_owners(config: Config, name: str, workers: int) -> bool:

@@ -71,6 +71,16 @@ class Answer:
         record.status = response.status
 
     @property
+    def streams(self) -> bool:
+        """Whether it is an event stream."""
+        return False
+
+    @property
+    def refused(self) -> int:
+        """The status of an error in place of an answer; 0 for an answer."""
+        return self.status if self.status >= 400 else 0
+
+    @property
     def resumable(self) -> bool:
         """Whether an error frame may follow what was passed on so far."""
         return False
@@ -241,6 +251,14 @@ class StreamAnswer(Answer):
         self._last = b""
 
     @property
+    def streams(self) -> bool:
+        return True
+
+    @property
+    def refused(self) -> int:
+        return super().refused or self.error_status
+
+    @property
     def resumable(self) -> bool:
         return not self._splitter.torn
 
@@ -304,6 +322,42 @@ class StreamAnswer(Answer):
     def close(self) -> None:
         super().close()
         self._record.usage = self._meter.usage
+
+
+class KeptAnswer(Answer):
+    """A whole answer whose place is given back already: what it says is all that is left of it."""
+
+    __slots__ = ("_streams",)
+
+    def __init__(self, answer: Answer) -> None:
+        self.status = answer.status
+        self.headers = answer.headers
+        self.about = answer.about
+        self.upstream_headers = answer.upstream_headers
+        self.ahead = answer.ahead
+        self.complete = True
+        self._streams = answer.streams
+
+    @property
+    def streams(self) -> bool:
+        return self._streams
+
+    @property
+    def whole(self) -> bool:
+        return not self._streams
+
+    @property
+    def delivered(self) -> bool:
+        return True
+
+    def hold(self) -> None:
+        """Nothing more comes."""
+
+    def go_on(self) -> None:
+        """Nothing more comes."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def told_length(headers: Headers) -> int | None:

@@ -5,6 +5,7 @@ numbers. Reading costs one pass (msgspec keeps each top-level value as raw bytes
 """
 
 import re
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -49,6 +50,26 @@ class JsonBody(msgspec.Struct):
             return msgspec.json.decode(value, type=str)
         except _UNREADABLE:
             return None
+
+    def changed(self, fields: Mapping[str, bytes]) -> "JsonBody":
+        """The same body with top-level fields of these values, whether it has them or not."""
+        known = {name: value for name, value in fields.items() if name in self.fields}
+        raw = self.raw
+        for name, value in known.items():
+            raw = self._replace(raw, name, value)
+        values = {name: Raw(value) for name, value in known.items()}
+        body = msgspec.structs.replace(self, raw=raw, fields={**self.fields, **values})
+        return body.adding({n: value for n, value in fields.items() if n not in known})
+
+    def adding(self, fields: Mapping[str, bytes]) -> "JsonBody":
+        """The same body with further top-level fields, given as JSON; none of them is in it."""
+        if not fields:
+            return self
+        start = self.raw.index(b"{") + 1
+        more = b"".join(msgspec.json.encode(k) + b":" + v + b"," for k, v in fields.items())
+        raw = self.raw[:start] + more + self.raw[start:]
+        added = {name: Raw(value) for name, value in fields.items()}
+        return msgspec.structs.replace(self, raw=raw, fields={**added, **self.fields})
 
     def rewritten(self, model: str, *, ask_usage: bool) -> bytes:
         body = self.raw

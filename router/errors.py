@@ -19,6 +19,7 @@ GatewayError
   ResponseLost           502  the backend died in the middle of its answer
     ResponseStalled      504  it fell silent there
   Forbidden              403  the admin API without its key
+  Denied                 403  a rule of a policy refuses the request
 
 Each carries what the wire needs; only `proxy` renders it. `reason` is the machine-readable value
 of the header `x-lamplighter-reason`.
@@ -92,6 +93,10 @@ class UnsupportedMedia(GatewayError):
 
 class Forbidden(GatewayError):
     status, type, code, retry = 403, "permission_error", "admin_key_required", False
+
+
+class Denied(GatewayError):
+    status, type, code, retry = 403, "permission_error", "denied_by_policy", False
 
 
 class Saturated(GatewayError):

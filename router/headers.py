@@ -139,6 +139,12 @@ def how_answered(cold_start: bool, wait_ms: int, attempts: int) -> bytes:
     ) % (b"true" if cold_start else b"false", wait_ms, attempts)
 
 
+@lru_cache(maxsize=1000)
+def by_policy(policy: str, rule: int) -> bytes:
+    """Header lines about the rule that an answer follows."""
+    return b"x-lamplighter-policy: %b\r\nx-lamplighter-rule: %d\r\n" % (ascii_value(policy), rule)
+
+
 def ascii_value(text: str) -> bytes:
     """Names may hold any printable character; header values hold ASCII."""
     return text.encode("ascii", "backslashreplace")

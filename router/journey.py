@@ -4,14 +4,15 @@ An attempt is repeated only while the caller has had no byte. Owns the record of
 answer that it returns gives the lease back when it is closed.
 """
 
-import logging
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from backends.endpoint import Endpoint
-from backends.fleet import Fleet, Snapshot
+from backends.fleet import Snapshot
 from backends.lease import Lease
 from backends.upstream import ConnectFailed, FirstByteTimeout, Response, Timeouts, UpstreamError
-from config.schema import Settings
+from config.settings import Priority, Settings
 from policies.retry import counts_against_health, judge_status
 from policies.waiting import may_wait_s
 from router import headers
@@ -21,87 +22,31 @@ from router.errors import (
     ModelUnavailable,
     NotFound,
     ResponseLost,
-    UnknownModel,
     UpstreamFailed,
     UpstreamTimeout,
 )
+from router.judged import JudgedStream
 from router.pins import Pin, Pins
 from router.places import Asked, Place, Places
 from router.planners import Planners
 from router.record import Attempt, Record
 from router.request import Request
 
-log = logging.getLogger("lamplighter.journey")
 
+class Leg(Struct, frozen=True):
+    """One model that a request is sent to, and what holds there for it.
 
-class Router:
-    """Sends requests on their journeys over the fleet as it is configured at that moment."""
+    `priority` stands before what the caller asks for, `overflow` in place of the model's own;
+    requests with the same `affinity` should meet the same server. `judged` asks for an answer that
+    a cascade can look at before it goes out.
+    """
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        clock: Callable[[], float],
-        planners: Planners,
-        arrived: Callable[[Record], None] = lambda record: None,
-    ) -> None:
-        """`arrived` hears of each request once its model is known."""
-        self.fleet = fleet
-        self._planners = planners
-        self._arrived = arrived
-        self.pins = Pins()
-        self._clock = clock
-
-    def begin(self, request: Request, record: Record) -> "Journey":
-        """The journey of a request over the configuration in force. Raises UnknownModel, NotFound.
-
-        `record.received_s` must be set: the time that the request may wait runs from there.
-        """
-        snapshot = self.fleet.snapshot
-        pin = self._pin(request)
-        model = self._model(snapshot, request, pin)
-        record.model = model
-        record.priority = request.priority or snapshot.config.settings(model).priority
-        self._arrived(record)
-        if pin is not None and pin.model != model:
-            pin = None  # a stored response is no way to another model than the one asked for
-        return Journey(
-            snapshot, request, record, model, pin, self.pins, self._planners, self._clock
-        )
-
-    def _pin(self, request: Request) -> Pin | None:
-        response_id = request.follows_response
-        if response_id is None:
-            return None
-        pin = self.pins.find(response_id)
-        if pin is None and request.body is None:
-            raise NotFound(
-                f"response '{response_id}' is not known here: responses are kept by the model "
-                "server that made them, and only while it runs"
-            )
-        return pin
-
-    def _model(self, snapshot: Snapshot, request: Request, pin: Pin | None) -> str:
-        if request.body is None:
-            assert pin is not None
-            if pin.model not in snapshot.config.models:
-                raise NotFound(
-                    f"response '{request.response_id}' is gone: model '{pin.model}', which made"
-                    " it, left the configuration"
-                )
-            return pin.model
-        asked = request.body.model
-        model = snapshot.config.resolve(asked)
-        if model is None:
-            raise unknown_model(snapshot, asked)
-        return model
-
-
-def unknown_model(snapshot: Snapshot, asked: str) -> UnknownModel:
-    near = snapshot.config.near(asked)
-    names = ", ".join(f"'{name}'" for name in near)
-    hint = f"did you mean {names}?" if near else "GET /v1/models lists the names"
-    shown = asked if len(asked) <= 200 else asked[:200] + "..."
-    return UnknownModel(f"model '{shown}' does not exist; {hint}", param="model")
+    model: str
+    settings: Settings
+    priority: Priority | None = None
+    overflow: tuple[str, ...] | None = None
+    affinity: str | None = None
+    judged: bool = False
 
 
 class Journey:
@@ -112,6 +57,7 @@ class Journey:
         "_clock",
         "_deadline_s",
         "_failure",
+        "_judged",
         "_pin",
         "_pins",
         "_places",
@@ -127,17 +73,18 @@ class Journey:
         snapshot: Snapshot,
         request: Request,
         record: Record,
-        model: str,
+        leg: Leg,
         pin: Pin | None,
         pins: Pins,
         planners: Planners,
         clock: Callable[[], float],
     ) -> None:
-        self.settings: Settings = snapshot.config.settings(model)
+        self.settings = leg.settings
         limits = self.settings.timeouts
         self._timeouts = Timeouts(limits.connect, limits.first_byte, limits.idle)
         self._request = request
         self._record = record
+        self._judged = leg.judged
         self._pin = pin
         self._pins = pins
         self._clock = clock
@@ -148,8 +95,10 @@ class Journey:
             wait_s = min(wait_s, request.max_wait_s)
         self._deadline_s = record.received_s + wait_s
         record.deadline_s = wait_s
-        asked = Asked(request.size, self._deadline_s, record.priority)
-        self._places = Places(snapshot, model, asked, planners, clock)
+        asked = Asked(
+            request.size, self._deadline_s, record.priority, leg.overflow, leg.affinity
+        )
+        self._places = Places(snapshot, leg.model, asked, planners, clock)
         self._failure: GatewayError | None = None  # of the last attempt
 
     def status(self) -> str:
@@ -259,7 +208,8 @@ class Journey:
         answer: Answer
         if media.startswith(b"text/event-stream"):
             drop = self._request.drops_usage(self.settings.stream_usage)
-            answer = StreamAnswer(response, lease, self._record, self._clock, drop_usage=drop)
+            kind = JudgedStream if self._judged else StreamAnswer
+            answer = kind(response, lease, self._record, self._clock, drop_usage=drop)
         else:
             answer = PlainAnswer(response, lease, self._record, self._clock, media=media)
         if self._request.dialect == "responses" and response.status == 200:
@@ -278,8 +228,8 @@ class Journey:
             if self._may_move and self._places.elsewhere(lease.endpoint, at_once=False):
                 return False
             raise
-        if isinstance(answer, StreamAnswer) and answer.error_status:
-            return not self._fails_over(answer.error_status, lease)
+        if answer.status < 400 and answer.refused:
+            return not self._fails_over(answer.refused, lease)
         if not counts_against_health(answer.status):
             lease.answered()
         return True
@@ -324,6 +274,8 @@ class Journey:
         ) + headers.how_answered(
             record.cold_start, round(record.waited_s * 1000), len(record.attempts)
         )
+        if record.policy:
+            answer.about += headers.by_policy(record.policy, record.rule)
         if answer.status >= 400:
             answer.headers.append((b"x-lamplighter-error-source", b"backend"))
 

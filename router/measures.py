@@ -139,7 +139,7 @@ class Measures:
     # --- at each request ------------------------------------------------------------------------
 
     def arrived(self, record: Record) -> None:
-        now_s = record.received_s
+        now_s = record.since_s
         gap_s = self.demand[record.model].arrived(now_s)
         if gap_s is not None:
             self._on_gap(record.model, gap_s)
@@ -152,7 +152,7 @@ class Measures:
         assert record.ended_s is not None
         demand.finished(record.ended_s)
         if record.first_token_s is not None:
-            demand.first_token(record.first_token_s - record.received_s, cold=record.cold_start)
+            demand.first_token(record.first_token_s - record.since_s, cold=record.cold_start)
         usage = record.usage
         if usage is not None and record.placement == "api":
             per_input, per_output = self._api_usd.get(record.answered_by, (0.0, 0.0))
@@ -272,20 +272,20 @@ def _start(instance: Instance) -> dict[str, float]:
 
 
 def _row(record: Record, offset_s: float) -> Row:
-    usage, first_s, received_s = record.usage, record.first_token_s, record.received_s
+    usage, first_s, since_s = record.usage, record.first_token_s, record.since_s
     return Row(
-        received_s + offset_s,
+        since_s + offset_s,
         record.model,
         usage.input if usage is not None else None,
         usage.output if usage is not None else None,
         usage.cached if usage is not None else None,
         record.priority,
         record.deadline_s,
-        (record.ended_s or received_s) - received_s,
+        (record.ended_s or since_s) - since_s,
         record.placement,
         record.cold_start,
         record.waited_s,
-        first_s - received_s if first_s is not None else None,
+        first_s - since_s if first_s is not None else None,
         record.usd,
         record.outcome,
         record.answered_by,

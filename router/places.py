@@ -1,6 +1,7 @@
 """Where one request may go now: the plan, and the lease that the plan's first success gives."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator
 
 from msgspec import Struct
 
@@ -38,11 +39,17 @@ class Place(Struct, frozen=True):
 
 
 class Asked(Struct, frozen=True):
-    """What of a request weighs in its placement. `deadline_s` is a time of the clock."""
+    """What of a request weighs in its placement. `deadline_s` is a time of the clock.
+
+    `overflow` stands in place of the model's own; `affinity` is shared with requests that should
+    meet the same server.
+    """
 
     size: int
     deadline_s: float
     priority: Priority = "normal"
+    overflow: tuple[str, ...] | None = None
+    affinity: str | None = None
 
 
 class Places:
@@ -78,21 +85,26 @@ class Places:
         backends = self._snapshot.backends[model]
         planner = self._planners.get(model)
         if planner is None:
-            return choose(*_states(backends, self.tried))
+            return choose(*states(backends, self.tried))
         if planner.allowance.stance == "refusing":
             return ()
-        hot, cold, api = _states(backends, self.tried, planner)
+        hot, cold, api = states(backends, self.tried, planner)
         if api is not None:
             api = ApiState(api.healthy, planner.expected_usd(self._asked.size))
         left_s = max(self._asked.deadline_s - self._clock(), 0.0)
-        overflow = bool(self._snapshot.config.models[model].overflow)
+        overflow = bool(self._overflow_of(model))
         rung: RungName = cold.rung if cold is not None else "off"
         terms = planner.terms(left_s, self._asked.priority, overflow, rung)
         return choose(hot, cold, api, terms)
 
+    def _overflow_of(self, model: str) -> tuple[str, ...]:
+        if self._asked.overflow is not None and model == self._model:
+            return self._asked.overflow
+        return self._snapshot.config.models[model].overflow
+
     def _overflow(self, model: str, because: Step) -> Iterator[Place]:
         """Places at other models that can answer at once, in the order of the configuration."""
-        for other in self._snapshot.config.models[model].overflow:
+        for other in self._overflow_of(model):
             for step in self._spare_steps(other):
                 if _answers_at_once(step, self._snapshot.backends[other]):
                     reason = f"{because.reason}; '{other}' is ready"
@@ -105,7 +117,7 @@ class Places:
         stance = planner.allowance.stance if planner is not None else "normal"
         if stance == "refusing":
             return ()
-        hot, cold, api = _states(self._snapshot.backends[other], self.tried)
+        hot, cold, api = states(self._snapshot.backends[other], self.tried)
         return choose(hot, cold, api if stance == "normal" else None)
 
     def cold(self, model: str) -> ColdModel | None:
@@ -120,11 +132,20 @@ class Places:
         left_s = remaining_start_s(view.rise_times_s, view.starting_for_s)
         return f"starting model={self._model} stage={view.state} eta={left_s:.0f}s"
 
+    def wait_s(self) -> float:
+        """How long until somebody can begin to answer; inf when nobody can."""
+        for place in self.plan():
+            if place.step.kind == "cold":
+                _, cold, _ = states(place.backends, self.tried, self._planners.get(place.model))
+                return cold.eta_s if cold is not None else 0.0
+            return 0.0
+        return math.inf
+
     def elsewhere(self, endpoint: Endpoint, *, at_once: bool) -> bool:
         """Whether another endpoint could take over from this one; `at_once` without a start."""
         excluded = self.tried | {endpoint}
         for model in self._with_fallbacks():
-            hot, cold, api = _states(self._snapshot.backends[model], excluded)
+            hot, cold, api = states(self._snapshot.backends[model], excluded)
             if at_once and cold is not None and cold.free < 1:
                 cold = None
             if any(
@@ -139,7 +160,7 @@ class Places:
         backends = self._snapshot.backends[self._model]
         steps = self._steps(self._model)
         pool = _pool(backends, steps[0]) if steps and not steps[0].wait else None
-        lease = pool.try_lease(self.tried) if pool is not None else None
+        lease = pool.try_lease(self.tried, self._asked.affinity) if pool is not None else None
         return (self._place(self._model, steps[0]), lease) if lease is not None else None
 
     async def lease(self, size: int, deadline_s: float) -> tuple[Place, Lease]:
@@ -176,12 +197,14 @@ class Places:
         timeout_s = max(deadline_s - self._clock(), 0.0)
         if step.kind == "cold":
             assert backends.cold is not None
-            return await backends.cold.lease(size, timeout_s, frozenset(self.tried))
+            return await backends.cold.lease(
+                size, timeout_s, frozenset(self.tried), affinity=self._asked.affinity
+            )
         pool = _pool(backends, step)
         assert pool is not None
         if step.wait:
-            return await pool.lease(size, timeout_s, frozenset(self.tried))
-        return pool.try_lease(self.tried)
+            return await pool.lease(size, timeout_s, frozenset(self.tried), self._asked.affinity)
+        return pool.try_lease(self.tried, self._asked.affinity)
 
     def _with_fallbacks(self) -> Iterator[str]:
         """The model, then its fallbacks, then theirs: each once."""
@@ -208,8 +231,8 @@ class Places:
         )
 
 
-def _states(
-    backends: ModelBackends, excluded: set[Endpoint], planner: Planner | None = None
+def states(
+    backends: ModelBackends, excluded: Collection[Endpoint], planner: Planner | None = None
 ) -> tuple[HotState | None, ColdState | None, ApiState | None]:
     """What the model has now; with a planner also how long a start or a wake would take."""
     hot = cold = api = None
@@ -236,6 +259,13 @@ def _cold_state(view: ColdView, planner: Planner | None) -> ColdState:
         asleep=view.sleeping > 0,
         rung=view.rung,
     )
+
+
+def answers_now(backends: ModelBackends) -> bool:
+    """Whether a request would be answered without a start and without waiting for room."""
+    hot, cold, api = states(backends, ())
+    own = hot is not None and hot.free >= 1 or cold is not None and cold.free >= 1
+    return own or (api is not None and api.healthy)
 
 
 def _pool(backends: ModelBackends, step: Step) -> Pool | None:

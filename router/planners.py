@@ -51,7 +51,7 @@ class Planners:
     def arrived(self, record: Record) -> None:
         planner = self._by_model.get(record.model)
         if planner is not None:
-            planner.arrived(record.received_s)
+            planner.arrived(record.since_s)
 
     def finished(self, record: Record) -> None:
         """A request that arrived has ended, at `record.ended_s`."""

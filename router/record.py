@@ -4,6 +4,7 @@ Metrics, demand, spend and the stored requests are derived from it off the hot p
 prompt, no answer and no key.
 """
 
+from copy import copy
 from typing import Literal
 
 from msgspec import Struct
@@ -30,6 +31,7 @@ class Record(Struct):
     request_id: str
     dialect: str
     received_s: float
+    began_s: float | None = None  # at `model`; None for `received_s`
     model: str = ""  # as configured; empty when the request named none that exists
     served_as: str = ""
     stream: bool = False
@@ -44,6 +46,10 @@ class Record(Struct):
     ended_s: float | None = None
     status: int = 0
     error_code: str = ""
+    policy: str = ""  # that the caller asked for; empty when it asked for a model
+    rule: int = 0  # of that policy, from 1
+    verdict: str = ""  # of a cascade: who answered, and why
+    earlier: list["Record"] = []  # a cascade's requests before the last one, each at one model
     priority: Priority = "normal"
     deadline_s: float | None = None  # how long after `received_s` it could wait for a server
     answered_by: str = ""  # the model whose servers were asked last; a fallback's is another
@@ -51,6 +57,27 @@ class Record(Struct):
     usd: float = 0.0  # what an outside API charged for it
     bytes_in: int = 0
     bytes_out: int = 0
+
+    @property
+    def since_s(self) -> float:
+        """When `model` was asked: the models of a cascade are asked one after the other."""
+        return self.received_s if self.began_s is None else self.began_s
+
+    def split(self, ended_s: float) -> "Record":
+        """Part from what happened at one model, which has ended; what comes next begins anew."""
+        earlier = copy(self)
+        earlier.ended_s = ended_s
+        earlier.earlier = []
+        self.earlier.append(earlier)
+        self.began_s = ended_s
+        self.attempts = []
+        self.reasons = []
+        self.served_as = self.placement = self.endpoint = self.answered_by = ""
+        self.cold_start = False
+        self.waited_s = self.usd = 0.0
+        self.first_byte_s = self.first_token_s = self.usage = None
+        self.status = 0
+        return earlier
 
     @property
     def outcome(self) -> Outcome:

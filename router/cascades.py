@@ -1,0 +1,164 @@
+"""What cascades know over many requests: their calibrations, and how long each model takes.
+
+Each request gets a `Course` of its own, through which its cascade reaches the gateway.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from backends.fleet import Snapshot
+from config.policy import Accept, Rule
+from config.problems import ConfigError, Problem
+from config.schema import Config
+from policies.calibration import STATED_DEFAULTS, Calibration, decode
+from policies.cascade import Terms, Verdict
+from policies.reply import Reply
+from policies.signals import Signals
+from router.journey import Journey, Leg
+from router.places import Asked, Places
+from router.planners import Planners
+from router.prices import Prices, tokens_of
+from router.record import Record
+from router.request import Request
+from router.route import Route
+
+LAST_WEIGHT = 0.1  # of the last answer in the running mean of how long they take
+_NO_ACCEPT = Accept()
+
+Begin = Callable[[Snapshot, Request, Record, Leg], Journey]
+
+
+class Cascades:
+    """Of one gateway. `begin` starts a journey to one model, `ended` hears of each that is over
+    while the caller's request goes on."""
+
+    def __init__(
+        self,
+        planners: Planners,
+        clock: Callable[[], float],
+        begin: Begin,
+        ended: Callable[[Record], None],
+    ) -> None:
+        self.planners = planners
+        self.clock = clock
+        self.begin = begin
+        self.ended = ended
+        self._calibrations: Mapping[str, Calibration] = {}
+        self._took_s: dict[str, float] = {}
+
+    def follow(self, calibrations: Mapping[str, Calibration]) -> None:
+        """Judge by these from now on, each by the file that it came from."""
+        self._calibrations = calibrations
+
+    def course(self, route: Route) -> "LiveCourse":
+        accept = route.use.accept or _NO_ACCEPT
+        return LiveCourse(self, route, accept, self._calibration(accept))
+
+    def _calibration(self, accept: Accept) -> Calibration:
+        if accept.calibration is None:
+            return STATED_DEFAULTS
+        return self._calibrations.get(accept.calibration, STATED_DEFAULTS)
+
+    def took_s(self, small: str, large: str) -> tuple[float, float]:
+        """How long their answers take once they are begun; 0 until both were measured."""
+        known = self._took_s
+        return (known[small], known[large]) if small in known and large in known else (0.0, 0.0)
+
+    def finished(self, record: Record) -> None:
+        """A request to one model has ended."""
+        if not record.verdict or record.ended_s is None or record.status != 200:
+            return
+        took_s = record.ended_s - record.since_s - record.waited_s
+        known_s = self._took_s.get(record.model, took_s)
+        self._took_s[record.model] = known_s + LAST_WEIGHT * (took_s - known_s)
+
+
+class LiveCourse:
+    """Satisfies `router.cascade.Course` for one request."""
+
+    def __init__(
+        self, cascades: Cascades, route: Route, accept: Accept, calibration: Calibration
+    ) -> None:
+        assert route.use.cascade is not None
+        self.calibration = calibration
+        self._cascades = cascades
+        self._route = route
+        self._accept = accept
+        self._small, self._large = route.use.cascade
+
+    @property
+    def whole_only(self) -> bool:
+        return self._accept.self_check or self._accept.samples > 1
+
+    def journey(self, request: Request, record: Record, model: str, judged: bool) -> Journey:
+        leg = self._route.leg(model, judged=judged)
+        return self._cascades.begin(self._route.snapshot, request, record, leg)
+
+    def part(self, record: Record) -> None:
+        earlier = record.split(self._cascades.clock())
+        self._cascades.ended(earlier)
+
+    def terms(self, record: Record, output_tokens: int | None) -> Terms:
+        route, cascades = self._route, self._cascades
+        prices = Prices(route.snapshot.config, cascades.planners)
+        input_tokens = tokens_of(route.request.size)
+        settings = route.prepared.settings[self._large]
+        planner = cascades.planners.get(self._large)
+        small_s, large_s = cascades.took_s(self._small, self._large)
+        left_s = record.received_s + settings.max_wait - cascades.clock()
+        terms = Terms(
+            small_usd=prices.expected_usd(self._small, input_tokens, output_tokens),
+            large_usd=prices.expected_usd(self._large, input_tokens, output_tokens),
+            small_s=self._wait_s(self._small, record) + small_s,
+            large_s=large_s,
+            large_wait_s=self._wait_s(self._large, record),
+            left_s=max(left_s, 0.0) + large_s,  # max_wait ends when a server is ready
+            delay_usd_s=settings.delay_hour / 3600,
+            max_wrong=self._accept.max_wrong,
+            right_answer_usd=self._accept.right_answer,
+        )
+        return terms if planner is None else replace(terms, budget=planner.allowance)
+
+    def _wait_s(self, model: str, record: Record) -> float:
+        route, cascades = self._route, self._cascades
+        deadline_s = record.received_s + route.prepared.settings[model].max_wait
+        asked = Asked(route.request.size, deadline_s, record.priority)
+        return Places(route.snapshot, model, asked, cascades.planners, cascades.clock).wait_s()
+
+    async def p_escalate(self, request: Request) -> float | None:
+        return None
+
+    async def asked_again(
+        self, request: Request, reply: Reply, record: Record
+    ) -> tuple[float | None, float | None]:
+        return None, None
+
+    def judged(self, request: Request, record: Record, found: Signals, verdict: Verdict) -> None:
+        """Kept for those who label."""
+
+
+def calibrations(config: Config, name: str) -> dict[str, Calibration]:
+    """Those that the policies name, by their files. Raises ConfigError; `name` stands for the
+    configuration's own file."""
+    found: dict[str, Calibration] = {}
+    problems: list[Problem] = []
+    for policy, body in config.policies.items():
+        lines = config.policy_lines(policy)
+        for line, rule in zip(lines, body.first_match, strict=True):
+            path = _calibration_of(rule)
+            if path is None or path in found:
+                continue
+            try:
+                found[path] = decode(Path(path).read_bytes())
+            except (OSError, ValueError) as error:
+                problems.append(Problem(name, line, 1, f"calibration {path}: {error}"))
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _calibration_of(rule: Rule) -> str | None:
+    accept = rule.use.accept if rule.use is not None else None
+    return accept.calibration if accept is not None else None

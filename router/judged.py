@@ -1,0 +1,49 @@
+"""A stream that a cascade looks at before it goes out."""
+
+from router.answer import Sink, StreamAnswer
+from router.record import Record
+from router.reply import events_without_logprobs
+
+
+class JudgedStream(StreamAnswer):
+    """What comes after `begin` is held back by `hold_more` until `release`.
+
+    `hides`: the caller must not see the logprobs that only the gateway asked for.
+    """
+
+    __slots__ = ("_held", "hides")
+
+    hides: bool
+    _held: list[bytes]
+
+    async def begin(self) -> None:
+        self._held = []
+        await super().begin()
+
+    async def hold_more(self) -> bytes:
+        """The next events; empty when the stream has ended. Raises ResponseLost."""
+        events = b""
+        while not self.complete and not events:
+            events = self._events(await self._received())
+            if self.complete:
+                events += self._splitter.rest()
+        self._held.append(events)
+        return events
+
+    def release(self) -> None:
+        """Let it go out from its first event; the caller's first token is only now on its way."""
+        events = b"".join([self.ahead, *self._held])
+        self._held.clear()
+        if self._record.first_token_s is not None:
+            self._record.first_token_s = self._clock()
+        self.ahead = events_without_logprobs(events) if self.hides else events
+        self._last = self.ahead
+
+    def belongs_to(self, record: Record) -> None:
+        """What comes of it is noted there from now on."""
+        self._record = record
+
+    def _passing_to(self, sink: Sink) -> Sink:
+        if not self.hides:
+            return super()._passing_to(sink)
+        return super()._passing_to(lambda events: sink(events_without_logprobs(events)))

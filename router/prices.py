@@ -1,0 +1,40 @@
+"""What a request to a model is expected to cost, for comparing models with each other."""
+
+from config.schema import Config
+from router.planner import BYTES_PER_TOKEN, OUTPUT_GUESS
+from router.planners import Planners
+
+REQUESTS_S = 8.0  # that one always-on server carries, as `cold.speed.requests` has it by default
+
+
+class Prices:
+    """Of the models of a configuration, in USD."""
+
+    def __init__(self, config: Config, planners: Planners) -> None:
+        self._config = config
+        self._planners = planners
+
+    def expected_usd(
+        self, model: str, input_tokens: float, output_tokens: float | None = None
+    ) -> float:
+        """By the model's own rate card, else by its API's, else its share of a busy server.
+
+        `output_tokens` is the mean of the model's answers where nobody knows better.
+        """
+        facts = self._config.models[model]
+        planner = self._planners.get(model)
+        if output_tokens is None:
+            output_tokens = planner.output_mean if planner is not None else OUTPUT_GUESS
+        rates = [facts.price, *([facts.api.price] if facts.api is not None else [])]
+        for price in rates:
+            if price.input or price.output:
+                return (input_tokens * price.input + output_tokens * price.output) / 1e6
+        if planner is not None and facts.cold is not None:
+            return planner.economics.hold_usd_s / planner.economics.requests_s
+        hours_usd = [item.gpu_hour for item in facts.hot.urls] if facts.hot is not None else []
+        return sum(hours_usd) / max(len(hours_usd), 1) / 3600 / REQUESTS_S
+
+
+def tokens_of(size: int) -> float:
+    """A guess at the tokens of `size` bytes."""
+    return size / BYTES_PER_TOKEN

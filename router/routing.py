@@ -1,0 +1,184 @@
+"""From the name that a caller asked for to a journey: a model of that name, or what a policy says.
+
+Owns the policies in force, compiled, and the rules' settings laid over those of the models.
+"""
+
+from collections.abc import Callable, Mapping
+
+from backends.fleet import Fleet, Snapshot
+from config.schema import Config
+from policies.calibration import Calibration
+from policies.facts import Pending
+from policies.rules import CompiledPolicy, CompiledRule, compile_policy, decide
+from policies.split import pick
+from router.cascade import Cascade
+from router.cascades import Cascades
+from router.errors import Denied, NotFound, UnknownModel
+from router.facts import RequestFacts
+from router.journey import Journey, Leg
+from router.pins import Pin, Pins
+from router.planners import Planners
+from router.record import Record
+from router.request import Request
+from router.route import Prepared, Route, prepared, with_defaults
+from router.world import LiveWorld
+
+
+class Router:
+    """Sends requests on their journeys over the fleet as it is configured at that moment."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        clock: Callable[[], float],
+        epoch: Callable[[], float],
+        planners: Planners,
+        spent_usd: Callable[[str | None], float],
+        arrived: Callable[[Record], None] = lambda record: None,
+        ended: Callable[[Record], None] = lambda record: None,
+    ) -> None:
+        """`arrived` hears of each request once its model is known, `ended` of those to one model
+        that are over before the caller's own.
+
+        `spent_usd` says what a model, or all of them, cost today.
+        """
+        self.fleet = fleet
+        self.pins = Pins()
+        self._clock = clock
+        self._epoch = epoch
+        self._planners = planners
+        self._spent_usd = spent_usd
+        self._arrived = arrived
+        self.cascades = Cascades(planners, clock, self._journey, ended)
+        self._policies: dict[str, CompiledPolicy] = {}
+        self._prepared: dict[tuple[str, int], Prepared] = {}
+
+    # --- policies -------------------------------------------------------------------------------
+
+    def follow(self, config: Config, calibrations: Mapping[str, Calibration]) -> None:
+        """Obey the policies of a configuration from now on, and judge by its calibrations."""
+        self.cascades.follow(calibrations)
+        policies = {
+            name: compile_policy(name, policy, config.policy_lines(name))
+            for name, policy in config.policies.items()
+        }
+        self._prepared = {
+            (name, rule.number): prepared(config, rule.rule)
+            for name, policy in policies.items()
+            for rule in policy.rules
+        }
+        self._policies = {each: policies[name] for each, name in config.policy_names.items()}
+
+    def policy(self, request: Request) -> CompiledPolicy | None:
+        """The policy that the request asks for, if it asks for one and not for a model."""
+        return self._policies.get(request.body.model) if request.body is not None else None
+
+    async def decide(self, policy: CompiledPolicy, request: Request, record: Record) -> Route:
+        """What the policy says. Raises Denied."""
+        record.policy = policy.name
+        facts = self.facts(request)
+        while isinstance(rule := decide(policy, facts), Pending):
+            await facts.fetch(rule)
+        record.rule = rule.number
+        if rule.rule.deny is not None:
+            raise Denied(rule.rule.deny)
+        return self.route(policy, rule, facts, request)
+
+    def route(
+        self, policy: CompiledPolicy, rule: CompiledRule, facts: RequestFacts, request: Request
+    ) -> Route:
+        """Where the rule that matched sends the request; for a rule that does not refuse it."""
+        affinity = facts.affinity_key(policy.policy.affinity)
+        ready = self._prepared[policy.name, rule.number]
+        return Route(
+            self.fleet.snapshot,
+            policy.name,
+            rule,
+            ready,
+            self._first_model(rule, affinity, request),
+            with_defaults(request, ready.defaults),
+            affinity,
+            policy.policy.mirror,
+        )
+
+    def facts(self, request: Request) -> RequestFacts:
+        """What rules may ask about the request, as things are now."""
+        world = LiveWorld(self.fleet.snapshot, self._planners, self._spent_usd)
+        return RequestFacts(request, world, self._epoch())
+
+    def _first_model(self, rule: CompiledRule, affinity: str | None, request: Request) -> str:
+        """The one that has what the request continues, else the rule's choice."""
+        use = rule.rule.use
+        assert use is not None
+        pin = self.pins.find(request.follows_response) if request.follows_response else None
+        if pin is not None and pin.model in use.models:
+            return pin.model
+        if use.split is not None:
+            return pick(use.split, affinity if affinity is not None else request.id)
+        return use.models[0]
+
+    # --- journeys -------------------------------------------------------------------------------
+
+    def begin(self, request: Request, record: Record) -> Journey:
+        """The journey to the model that the caller named. Raises UnknownModel, NotFound.
+
+        `record.received_s` must be set: the time that the request may wait runs from there.
+        """
+        return self._journey(self.fleet.snapshot, request, record, self.plain_leg(request))
+
+    def plain_leg(self, request: Request) -> Leg:
+        """The request's way to the model that it names. Raises UnknownModel, NotFound."""
+        snapshot = self.fleet.snapshot
+        model = self._model(snapshot, request)
+        return Leg(model, snapshot.config.settings(model))
+
+    def begin_route(self, route: Route, record: Record) -> Journey | Cascade:
+        """The journey to where a policy sends the request."""
+        if route.use.cascade is not None and route.request.follows_response is None:
+            return Cascade(self.cascades.course(route), route, record)
+        return self._journey(route.snapshot, route.request, record, route.leg(route.model))
+
+    def _journey(self, snapshot: Snapshot, request: Request, record: Record, leg: Leg) -> Journey:
+        pin = self._pin(request)
+        record.model = leg.model
+        record.priority = leg.priority or request.priority or leg.settings.priority
+        self._arrived(record)
+        if pin is not None and pin.model != leg.model:
+            pin = None  # a stored response is no way to another model than the one asked for
+        return Journey(snapshot, request, record, leg, pin, self.pins, self._planners, self._clock)
+
+    def _pin(self, request: Request) -> Pin | None:
+        response_id = request.follows_response
+        if response_id is None:
+            return None
+        pin = self.pins.find(response_id)
+        if pin is None and request.body is None:
+            raise NotFound(
+                f"response '{response_id}' is not known here: responses are kept by the model "
+                "server that made them, and only while it runs"
+            )
+        return pin
+
+    def _model(self, snapshot: Snapshot, request: Request) -> str:
+        if request.body is None:
+            pin = self._pin(request)
+            assert pin is not None
+            if pin.model not in snapshot.config.models:
+                raise NotFound(
+                    f"response '{request.response_id}' is gone: model '{pin.model}', which made"
+                    " it, left the configuration"
+                )
+            return pin.model
+        asked = request.body.model
+        model = snapshot.config.resolve(asked)
+        if model is None:
+            raise unknown_model(snapshot, asked)
+        return model
+
+
+def unknown_model(snapshot: Snapshot, asked: str) -> UnknownModel:
+    near = snapshot.config.near(asked)
+    names = ", ".join(f"'{name}'" for name in near)
+    hint = f"did you mean {names}?" if near else "GET /v1/models lists the names"
+    shown = asked if len(asked) <= 200 else asked[:200] + "..."
+    return UnknownModel(f"model '{shown}' does not exist; {hint}", param="model")
