@@ -5,7 +5,13 @@ from typing import Any
 from config.schema import Config
 
 _FILLED = {"type": "string", "pattern": r"\$\{env\."}
-_LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum"}
+_LIMITS = {
+    "ge": "minimum",
+    "gt": "exclusiveMinimum",
+    "le": "maximum",
+    "lt": "exclusiveMaximum",
+}
+_OF_LISTS = {"minLength": "minItems", "maxLength": "maxItems"}
 _STRICT = frozenset({"number", "integer", "boolean"})
 
 
@@ -17,6 +23,7 @@ def json_schema() -> dict[str, Any]:
     parts["Endpoint"] = {"anyOf": [url, parts["Endpoint"]]}
     duration = parts["Quantiles"]["properties"]["p50"]["anyOf"]
     parts["Quantiles"] = {"anyOf": [*duration, _FILLED, parts["Quantiles"]]}
+    _short_forms(parts)
     for part in [schema, *parts.values()]:
         for body in (part, *part.get("anyOf", ())):
             properties = body.get("properties", {})
@@ -28,6 +35,19 @@ def json_schema() -> dict[str, Any]:
         **schema,
         "title": "Lamplighter configuration",
     }
+
+
+def _short_forms(parts: dict[str, Any]) -> None:
+    """What stands for a map, or for a list of one, in policies."""
+    text = {"type": "string"}
+    weighted = {"type": "array", "items": {"$ref": "#/$defs/Weighted"}, "minItems": 1}
+    parts["Weighted"] = {"anyOf": [text, parts["Weighted"]]}
+    parts["Use"] = {"anyOf": [text, weighted, parts["Use"]]}
+    examples = {"type": "array", "items": text, "minItems": 1}
+    parts["Similar"] = {"anyOf": [examples, parts["Similar"]]}
+    for name in ("priority", "time"):
+        many = parts["When"]["properties"][name]["anyOf"]
+        many.append(many[0]["items"])
 
 
 def _open(value: dict[str, Any], required: bool) -> dict[str, Any]:
@@ -47,12 +67,13 @@ def _open(value: dict[str, Any], required: bool) -> dict[str, Any]:
 def _inside(kind: dict[str, Any]) -> dict[str, Any]:
     """The same for the values of a list or of a map."""
     # pydantic leaves the limits under its own names when a validator runs before them.
-    out = {_LIMITS.get(key, key): value for key, value in kind.items()}
+    names = {**_LIMITS, **(_OF_LISTS if kind.get("type") == "array" else {})}
+    out = {names.get(key, key): value for key, value in kind.items()}
     for holder in ("items", "additionalProperties"):
         inner = out.get(holder)
         if isinstance(inner, dict) and "$ref" not in inner:
             # Digits are taken as text in a list of words and in an environment.
-            text = inner.get("type") == "string"
+            text = inner.get("type") == "string" and "enum" not in inner
             kinds = ["string", "number", *(["null"] if holder == "additionalProperties" else [])]
             out[holder] = {"type": kinds} if text else inner
     return out

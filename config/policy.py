@@ -1,20 +1,45 @@
 """A routing policy: rules that are tried in order, and where each sends what it matches."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from config.durations import Duration, Timeout, at_most
 from config.fields import FilePath, Flag, Name, Real, Share, Text, TimeZone, Usd, Whole
-from config.part import Part, inherits
+from config.part import Part
+from config.rule_values import (
+    Affinity,
+    CallerKeys,
+    Keywords,
+    Languages,
+    Names,
+    Regex,
+    RequestFields,
+    Texts,
+    as_many,
+    not_empty,
+)
 from config.settings import Priority
 from config.warm import WarmTime
 
-Affinity = Annotated[
-    str, Field(pattern=r"^(conversation|prompt_cache_key|header:[A-Za-z0-9!#$%&'*+.^_`|~-]+)$")
-]
-Texts = Annotated[tuple[Text, ...], Field(min_length=1)]
-Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+Priorities = Annotated[tuple[Priority, ...], BeforeValidator(as_many), Field(min_length=1)]
+
+
+def _map(data: object, what: str) -> object:
+    if data is not None and not isinstance(data, dict | Part):
+        raise ValueError(f"must be {what}")
+    return data
+
+
+def _small_and_large(value: object) -> object:
+    if isinstance(value, list) and len(value) > 2:
+        raise ValueError(
+            "takes two models, a small and a large one: a longer chain never beats the best pair"
+            " of it, so take two"
+        )
+    if isinstance(value, list) and len(value) < 2:
+        raise ValueError("takes two models, a small and a large one")
+    return value
 
 
 class Range(Part):
@@ -24,6 +49,11 @@ class Range(Part):
     at_least: Real | None = Field(default=None, description="This or more.")
     below: Real | None = Field(default=None, description="Less than this.")
     at_most: Real | None = Field(default=None, description="This or less.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_a_map(cls, data: object) -> object:
+        return _map(data, "a map of limits, such as {above: 1000}")
 
 
 class InputTokens(Range):
@@ -42,12 +72,19 @@ class BudgetLeft(Range):
 
 
 class Similar(Part):
-    examples: Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)] = Field(
-        description="Texts that a prompt is compared with, by embedding."
+    examples: Annotated[tuple[Text, ...], BeforeValidator(not_empty), Field(max_length=100)] = (
+        Field(description="Texts that a prompt is compared with, by embedding.")
     )
     above: Annotated[Real, Field(gt=-1, lt=1)] = Field(
-        default=0.6, description="Least cosine similarity to the nearest example."
+        default=0.6, description="Cosine similarity to the nearest example must be more than this."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_examples(cls, data: object) -> object:
+        if isinstance(data, list):
+            return {"examples": data}
+        return _map(data, "a list of examples, or a map with examples and above")
 
 
 class Hours(Part):
@@ -58,6 +95,11 @@ class Hours(Part):
     for_: Annotated[Timeout, at_most("7d")] = Field(
         alias="for", description="How long it lasts; at most 7d."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_a_map(cls, data: object) -> object:
+        return _map(data, "a map such as {at: Mon-Fri 08:30, for: 10h}")
 
     def covers(self, epoch_s: float) -> bool:
         return self.at.covers(epoch_s, self.tz, self.for_)
@@ -70,11 +112,11 @@ class When(Part):
     header: dict[str, Texts] | None = Field(
         default=None, description="Headers, each with the values that match; '*' matches any."
     )
-    key: Texts | None = Field(
+    key: CallerKeys | None = Field(
         default=None,
         description="The caller's key, as sha256: and 64 hexadecimal digits of its hash.",
     )
-    priority: Annotated[tuple[Priority, ...], Field(min_length=1)] | None = Field(
+    priority: Priorities | None = Field(
         default=None, description="The priority that the caller asked for: low, normal or high."
     )
     input_tokens: InputTokens | None = Field(
@@ -89,22 +131,22 @@ class When(Part):
     )
     image: Flag | None = Field(default=None, description="Whether the prompt has a picture.")
     audio: Flag | None = Field(default=None, description="Whether the prompt has audio.")
-    language: Texts | None = Field(
+    language: Languages | None = Field(
         default=None, description="Language of the last user text, such as en or de (ISO 639-1)."
     )
-    keyword: Texts | None = Field(
+    keyword: Keywords | None = Field(
         default=None,
         description="Words or phrases, of which the last user text has one; case does not count.",
     )
-    regex: Text | None = Field(
+    regex: Regex | None = Field(
         default=None,
         description="Regular expression (RE2) that is found in the last user text.",
     )
     similar_to: Similar | None = Field(
         default=None, description="Examples that the last user text is near to."
     )
-    time: Annotated[tuple[Hours, ...], Field(min_length=1)] | None = Field(
-        default=None, description="Hours of the week, of which one is now."
+    time: Annotated[tuple[Hours, ...], BeforeValidator(as_many), Field(min_length=1)] | None = (
+        Field(default=None, description="Hours of the week, of which one is now.")
     )
     hot: Names | None = Field(
         default=None, description="Models that can all answer now, without a start."
@@ -112,10 +154,10 @@ class When(Part):
     budget_left: BudgetLeft | None = Field(
         default=None, description="What is left of a day's budget, as a share of it."
     )
-    any_of: Annotated[tuple["When", ...], Field(min_length=1)] | None = Field(
+    any_of: Annotated[tuple["When", ...], BeforeValidator(not_empty)] | None = Field(
         default=None, description="Conditions of which at least one holds."
     )
-    all_of: Annotated[tuple["When", ...], Field(min_length=1)] | None = Field(
+    all_of: Annotated[tuple["When", ...], BeforeValidator(not_empty)] | None = Field(
         default=None, description="Conditions that all hold."
     )
     not_: "When | None" = Field(
@@ -124,19 +166,17 @@ class When(Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_as_many(cls, data: object) -> object:
-        """A single value stands for a list of one."""
-        return _listed(data, "model", "key", "priority", "language", "keyword", "time", "hot")
+    def _only_a_map(cls, data: object) -> object:
+        return _map(data, "a map of conditions, such as {tools: true}")
 
     @model_validator(mode="before")
     @classmethod
     def _headers(cls, data: object) -> object:
+        """Names of headers know no case."""
         headers = data.get("header") if isinstance(data, dict) else None
-        if not isinstance(headers, dict):
+        if not isinstance(data, dict) or not isinstance(headers, dict):
             return data
-        assert isinstance(data, dict)
-        lowered = {str(name).lower(): _one_as_list(value) for name, value in headers.items()}
-        return {**data, "header": lowered}
+        return {**data, "header": {str(name).lower(): value for name, value in headers.items()}}
 
 
 class Weighted(Part):
@@ -148,7 +188,9 @@ class Weighted(Part):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, data: object) -> object:
-        return {"model": data} if isinstance(data, str) else data
+        if isinstance(data, str):
+            return {"model": data}
+        return _map(data, "a model, or a map with model and weight")
 
 
 class Accept(Part):
@@ -188,10 +230,15 @@ class Use(Part):
     """One of `model`, `split` and `cascade`; a text is `model`, a list is `split`."""
 
     model: Name | None = Field(default=None, description="The model that answers.")
-    split: Annotated[tuple[Weighted, ...], Field(min_length=1)] | None = Field(
+    split: Annotated[tuple[Weighted, ...], BeforeValidator(not_empty)] | None = Field(
         default=None, description="Models that share the requests by weight."
     )
-    cascade: Annotated[tuple[Name, ...], Field(min_length=2, max_length=2)] | None = Field(
+    cascade: (
+        Annotated[
+            tuple[Name, ...], BeforeValidator(_small_and_large), Field(min_length=2, max_length=2)
+        ]
+        | None
+    ) = Field(
         default=None, description="A small model, and the large one that takes over when needed."
     )
     accept: Accept | None = Field(
@@ -203,7 +250,9 @@ class Use(Part):
     def _from_short(cls, data: object) -> object:
         if isinstance(data, str):
             return {"model": data}
-        return {"split": data} if isinstance(data, list) else data
+        if isinstance(data, list):
+            return {"split": data}
+        return _map(data, "a model, a list of models, or a map with model, split or cascade")
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -222,15 +271,23 @@ class Rule(Part):
     deny: Text | None = Field(
         default=None, description="Refuse what it matches, with this message, in place of use."
     )
-    max_wait: Duration | None = inherits("4m", "How long the request may wait for a server.")
-    priority: Priority | None = inherits("normal", "The request's priority.")
+    max_wait: Duration | None = Field(
+        default=None,
+        description="How long the request may wait for a server, in place of the model's own.",
+    )
+    priority: Priority | None = Field(
+        default=None,
+        description="The request's priority, in place of the caller's and the model's.",
+    )
     overflow: tuple[Name, ...] | None = Field(
         default=None, description="In place of the model's own overflow."
     )
-    retries: Annotated[Whole, Field(ge=0, le=10)] | None = inherits(
-        2, "How often it is tried again elsewhere before its first byte; 0 to 10."
+    retries: Annotated[Whole, Field(ge=0, le=10)] | None = Field(
+        default=None,
+        description="How often it is tried again elsewhere before its first byte, in place of the"
+        " model's own; 0 to 10.",
     )
-    set: dict[Name, Any] = Field(
+    set: RequestFields = Field(
         default_factory=dict,
         description="Fields of the request, such as temperature, where the caller gave none.",
     )
@@ -249,16 +306,6 @@ class Policy(Part):
         " prompt_cache_key or header:NAME.",
     )
     mirror: Mirror | None = Field(default=None, description="Shadow traffic to another model.")
-    first_match: Annotated[tuple[Rule, ...], Field(min_length=1)] = Field(
+    first_match: Annotated[tuple[Rule, ...], BeforeValidator(not_empty)] = Field(
         description="Rules, tried from top to bottom; the last one has no when."
     )
-
-
-def _listed(data: object, *keys: str) -> object:
-    if not isinstance(data, dict):
-        return data
-    return {k: _one_as_list(v) if k in keys else v for k, v in data.items()}
-
-
-def _one_as_list(value: object) -> object:
-    return value if isinstance(value, list) or value is None else [value]

@@ -284,7 +284,7 @@ def _similar_to(wanted: Similar, scene: Scene) -> Condition:
         similarity = facts.similarity(wanted)
         if isinstance(similarity, Pending):
             return similarity
-        return similarity is not None and similarity >= above
+        return similarity is not None and similarity > above
 
     def why(facts: Facts) -> str:
         similarity = facts.similarity(wanted)
@@ -292,8 +292,8 @@ def _similar_to(wanted: Similar, scene: Scene) -> Condition:
             return "similarity is not known yet"
         if similarity is None:
             return "there is no text to compare, or nothing that could"
-        than = "" if similarity >= above else "not "
-        return f"similarity to the examples is {similarity:.3f}, {than}{above:g} or more"
+        than = "" if similarity > above else "not "
+        return f"similarity to the examples is {similarity:.3f}, {than}above {above:g}"
 
     return Condition("similar_to", WAITS, holds, why)
 

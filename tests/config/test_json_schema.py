@@ -24,6 +24,8 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 def accepts(schema: Any, value: Any) -> bool:
     """As much of JSON Schema as ours is written in."""
+    if schema is True:
+        return True
     if "$ref" in schema:
         return accepts(SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]], value)
     if "anyOf" in schema:
@@ -49,11 +51,12 @@ def _limits(schema: Any, value: Any) -> Iterator[bool]:
     elif isinstance(value, int | float):
         yield schema.get("minimum", -(10**30)) <= value <= schema.get("maximum", 10**30)
         yield value > schema.get("exclusiveMinimum", -(10**30))
+        yield value < schema.get("exclusiveMaximum", 10**30)
 
 
 def _inside(schema: Any, value: Any) -> Iterator[bool]:
     if isinstance(value, list):
-        yield len(value) >= schema.get("minItems", 0)
+        yield schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", 10**9)
         yield all(accepts(schema.get("items", {}), item) for item in value)
     elif isinstance(value, dict):
         known, rest = schema.get("properties", {}), schema.get("additionalProperties", {})
@@ -64,8 +67,18 @@ def _inside(schema: Any, value: Any) -> Iterator[bool]:
 
 
 def test_json_schema_is_json_and_knows_only_what_the_test_knows() -> None:
-    words = set(re.findall(r'"([^"]+)": ', json.dumps(SCHEMA)))
-    assert not {"ge", "le", "gt", "oneOf", "allOf", "not", "title "} & words
+    assert json.loads(json.dumps(SCHEMA)) == SCHEMA
+    assert not {"ge", "le", "gt", "lt", "oneOf", "allOf", "not", "title "} & set(keywords(SCHEMA))
+
+
+def keywords(schema: Any) -> Iterator[str]:
+    """The words of JSON Schema that are used; names of our own keys are not among them."""
+    for word, value in schema.items():
+        yield word
+        named = word in ("properties", "$defs")
+        for inner in value.values() if named else value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict) and word != "default":
+                yield from keywords(inner)
 
 
 def test_json_schema_describes_every_key() -> None:
@@ -89,6 +102,28 @@ def cold(**keys: Any) -> dict[str, Any]:
     return model(cold={"command": "x {port}", **keys})
 
 
+def policy(*rules: Any, **keys: Any) -> dict[str, Any]:
+    return {**model(), "policies": {"p": {"first_match": list(rules), **keys}}}
+
+
+WHENS: list[dict[str, Any]] = [
+    {"model": "p", "tools": True, "image": None, "regex": "a+", "keyword": ["a", "b", 5]},
+    {"priority": "low", "time": {"at": "8:30", "for": "1h"}, "header": {"x-a": "*", "x-b": [1]}},
+    {"priority": ["low", "high"], "time": [{"at": "Mon 8:30", "for": 60, "tz": "UTC"}]},
+    {"not": {"any_of": [{"input_tokens": {"above": 5, "exact": True}}, {"hot": ["a"]}]}},
+    {"all_of": [{"budget_left": {"below": 0.1, "model": "a"}}, {"language": "de"}]},
+    {"similar_to": ["a"], "output_tokens": {"at_least": 1, "at_most": "${env.M}"}},
+    {"similar_to": {"examples": ["a"], "above": 0.5}},
+]
+USES: list[Any] = [
+    "a",
+    ["a", {"model": "b", "weight": 2}],
+    {"model": "a"},
+    {"split": ["a"]},
+    {"cascade": ["a", "b"], "accept": {"max_wrong": 0.05, "samples": 3, "compare": "exact"}},
+]
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -108,6 +143,9 @@ def cold(**keys: Any) -> dict[str, Any]:
         model(placement={"class": "batch", "pin": "api", "p99_wait": None, "rule": "${env.R}"}),
         model(overflow=["b"], budget={"usd_per_day": "${env.B}"}, priority="low", delay_hour=0),
         {**model(), "devices": {"gpu0": {"memory": "80GiB"}}, "store": {"path": "x.db"}},
+        *(policy({"when": when, "use": "a"}) for when in WHENS),
+        *(policy({"use": use}, affinity="header:x-a") for use in USES),
+        policy({"deny": "no", "set": {"a": [1, None]}}, mirror={"to": "a", "share": 0.5}),
     ],
 )
 def test_json_schema_accepts_what_the_loader_accepts(value: Any) -> None:
@@ -118,6 +156,13 @@ def test_json_schema_accepts_what_the_loader_accepts(value: Any) -> None:
     "value",
     [
         {"version": 1},
+        policy({"use": 5}),
+        policy({"when": {"tool": True}, "use": "a"}),
+        policy({"when": {"priority": "hi"}, "use": "a"}),
+        policy({"when": {"header": {"a": []}}, "use": "a"}),
+        policy({"use": {"cascade": ["a", "b", "c"]}}),
+        policy({"use": {"cascade": ["a", "b"], "accept": {"max_wrong": 1}}}),
+        policy({"use": "a"}, affinity="caller"),
         {**model(), "version": 2},
         model(idel=1),
         model(retries=11),
