@@ -48,6 +48,20 @@ class Leg(Struct, frozen=True):
     affinity: str | None = None
     judged: bool = False
 
+    def wait_s(self, request: Request) -> float:
+        """How long the request may be held for a server."""
+        wait_s = may_wait_s(self.settings.max_wait, request.read_timeout_s, request.stream)
+        return wait_s if request.max_wait_s is None else min(wait_s, request.max_wait_s)
+
+    def asked(self, request: Request, received_s: float) -> Asked:
+        """What of the request weighs in its placement."""
+        deadline_s = received_s + self.wait_s(request)
+        priority = self.priority_of(request)
+        return Asked(request.size, deadline_s, priority, self.overflow, self.affinity)
+
+    def priority_of(self, request: Request) -> Priority:
+        return self.priority or request.priority or self.settings.priority
+
 
 class Journey:
     """One request on its way; `run` is called once."""
@@ -90,14 +104,9 @@ class Journey:
         self._clock = clock
         self._planners = planners
         self._attempts_left = self.settings.retries
-        wait_s = may_wait_s(self.settings.max_wait, request.read_timeout_s, request.stream)
-        if request.max_wait_s is not None:
-            wait_s = min(wait_s, request.max_wait_s)
-        self._deadline_s = record.received_s + wait_s
-        record.deadline_s = wait_s
-        asked = Asked(
-            request.size, self._deadline_s, record.priority, leg.overflow, leg.affinity
-        )
+        record.deadline_s = leg.wait_s(request)
+        asked = leg.asked(request, record.received_s)
+        self._deadline_s = asked.deadline_s
         self._places = Places(snapshot, leg.model, asked, planners, clock)
         self._failure: GatewayError | None = None  # of the last attempt
 

@@ -175,7 +175,7 @@ class Places:
             if lease is not None:
                 return place, lease
         if refusal is None:
-            raise self._nothing_left()
+            raise self.nothing_left()
         raise explain(*refusal)
 
     async def pinned(self, pin: Pin, size: int, deadline_s: float) -> tuple[Place, Lease] | None:
@@ -215,7 +215,8 @@ class Places:
             following = (config.resolve(name) for name in config.models[model].fallback)
             seen.extend(m for m in following if m is not None and m not in seen)
 
-    def _nothing_left(self) -> GatewayError:
+    def nothing_left(self) -> GatewayError:
+        """What a caller is told for whom there is no place at all."""
         planner = self._planners.get(self._model)
         if planner is not None and planner.allowance.stance == "refusing":
             raised = "raise budget.usd_per_day or wait until midnight UTC"

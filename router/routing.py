@@ -4,8 +4,9 @@ Owns the policies in force, compiled, and the rules' settings laid over those of
 """
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from backends.fleet import Fleet, Snapshot
+from backends.fleet import Snapshot
 from config.schema import Config
 from policies.calibration import Calibration
 from policies.facts import Pending
@@ -24,12 +25,19 @@ from router.route import Prepared, Route, prepared, with_defaults
 from router.world import LiveWorld
 
 
+class Served(Protocol):
+    """A fleet, as far as requests look at it."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+
+
 class Router:
     """Sends requests on their journeys over the fleet as it is configured at that moment."""
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: Served,
         clock: Callable[[], float],
         epoch: Callable[[], float],
         planners: Planners,
@@ -44,9 +52,9 @@ class Router:
         """
         self.fleet = fleet
         self.pins = Pins()
-        self._clock = clock
+        self.clock = clock
         self._epoch = epoch
-        self._planners = planners
+        self.planners = planners
         self._spent_usd = spent_usd
         self._arrived = arrived
         self.cascades = Cascades(planners, clock, self._journey, ended)
@@ -101,10 +109,10 @@ class Router:
             policy.policy.mirror,
         )
 
-    def facts(self, request: Request) -> RequestFacts:
-        """What rules may ask about the request, as things are now."""
-        world = LiveWorld(self.fleet.snapshot, self._planners, self._spent_usd)
-        return RequestFacts(request, world, self._epoch())
+    def facts(self, request: Request, epoch_s: float | None = None) -> RequestFacts:
+        """What rules may ask about the request, as things are now; or as if it came then."""
+        world = LiveWorld(self.fleet.snapshot, self.planners, self._spent_usd)
+        return RequestFacts(request, world, self._epoch() if epoch_s is None else epoch_s)
 
     def _first_model(self, rule: CompiledRule, affinity: str | None, request: Request) -> str:
         """The one that has what the request continues, else the rule's choice."""
@@ -141,11 +149,11 @@ class Router:
     def _journey(self, snapshot: Snapshot, request: Request, record: Record, leg: Leg) -> Journey:
         pin = self._pin(request)
         record.model = leg.model
-        record.priority = leg.priority or request.priority or leg.settings.priority
+        record.priority = leg.priority_of(request)
         self._arrived(record)
         if pin is not None and pin.model != leg.model:
             pin = None  # a stored response is no way to another model than the one asked for
-        return Journey(snapshot, request, record, leg, pin, self.pins, self._planners, self._clock)
+        return Journey(snapshot, request, record, leg, pin, self.pins, self.planners, self.clock)
 
     def _pin(self, request: Request) -> Pin | None:
         response_id = request.follows_response
