@@ -6,7 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from config.fields import looks_secret
-from config.schema import Config
+from config.policy import When
+from config.schema import Config, secret_text
 from config.settings import Defaults, Keepalive, Placement, Queue, Settings, Timeouts
 
 MASK = "**********"
@@ -30,6 +31,40 @@ def masked(config: Config) -> dict[str, Any]:
                 for key, value in cold["env"].items()
             }
     return out
+
+
+def secrets_in(config: Config) -> list[str]:
+    """Every value that is secret, the longest first: what a text must not show.
+
+    Values of up to three characters are not: replacing "1" would garble every text.
+    """
+    found = [secret_text(config.admin.key)]
+    for model in config.models.values():
+        if model.hot is not None:
+            found += [secret_text(item.key) for item in model.hot.urls]
+        if model.api is not None:
+            found.append(secret_text(model.api.key))
+        if model.cold is not None:
+            found += [value for key, value in model.cold.env.items() if looks_secret(key)]
+    for policy in config.policies.values():
+        for rule in policy.first_match:
+            found += _secrets_asked_for(rule.when)
+    return sorted({value for value in found if value and len(value) > 3}, key=len, reverse=True)
+
+
+def _secrets_asked_for(when: When | None) -> list[str]:
+    """Values of headers that look secret, of which a rule wants one."""
+    if when is None:
+        return []
+    headers = (when.header or {}).items()
+    found = [v for name, values in headers if _is_secret_header(name) for v in values]
+    for inner in (*(when.any_of or ()), *(when.all_of or ()), when.not_):
+        found += _secrets_asked_for(inner)
+    return found
+
+
+def _is_secret_header(name: str) -> bool:
+    return looks_secret(name) or name in ("authorization", "cookie")
 
 
 def _drop_empty(part: dict[str, Any], *keys: str) -> None:

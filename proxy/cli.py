@@ -25,7 +25,11 @@ from proxy.serve import serve_gateway
 class _Commands(click.Group):
     """Commands, some of them in modules that are imported when they are asked for."""
 
-    elsewhere: ClassVar = {"cost": "proxy.cost", "replay": "proxy.replay"}
+    elsewhere: ClassVar = {
+        "cost": "proxy.cost",
+        "explain": "proxy.explain",
+        "replay": "proxy.replay",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self.elsewhere])

@@ -1,0 +1,106 @@
+"""What the states of models lead to for a request whose model is decided: who would answer it.
+
+The places are those of `router/places.py`, looked at and not asked.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from backends.fleet import Snapshot
+from policies.arrival import Kind
+from router import places
+from router.candidates import Candidates, named
+from router.errors import GatewayError
+from router.explanation import Candidate, Cascade, Choice, Place, Refusal
+from router.facts import RequestFacts
+from router.journey import Leg
+from router.pins import Pin
+from router.request import Request
+from router.route import Route
+from router.routing import Router
+
+
+class Outlook(Struct, frozen=True):
+    """The part of an explanation that is about models."""
+
+    candidates: tuple[Candidate, ...]
+    places: tuple[Place, ...]
+    choice: Choice | None
+    refusal: Refusal | None
+    cascade: Cascade | None = None
+
+
+async def outlook(
+    router: Router, request: Request, facts: RequestFacts, leg: Leg, route: Route | None
+) -> Outlook:
+    """`request` has what a rule has set in it."""
+    now_s = router.clock()
+    snapshot, asked = router.fleet.snapshot, leg.asked(request, now_s)
+    plan = places.Places(snapshot, leg.model, asked, router.planners, lambda: now_s)
+    found = tuple(map(_place, plan.plan()))
+    continues = request.follows_response
+    pin = router.pins.find(continues) if continues is not None else None
+    if pin is not None and pin.model == leg.model:
+        found = (_pinned(snapshot, pin), *found)
+    candidates = _candidates(router, facts, leg, route)
+    if not found:
+        return Outlook(candidates, (), None, refused(plan.nothing_left()))
+    choice = _choice(found[0], candidates, asked.deadline_s - now_s)
+    return Outlook(candidates, found, choice, None)
+
+
+def refused(error: GatewayError) -> Refusal:
+    return Refusal(error.status, error.code, error.message)
+
+
+def _place(place: places.Place) -> Place:
+    step = place.step
+    other = place.instead_of if place.instead_of != place.model else None
+    return Place(place.model, step.kind, step.wait, other, step.start, step.reason)
+
+
+def _pinned(snapshot: Snapshot, pin: Pin) -> Place:
+    kind: Kind = "cold"
+    backends = snapshot.backends[pin.model]
+    if backends.hot is not None and any(e.id == pin.endpoint for e in backends.hot.endpoints):
+        kind = "hot"
+    if backends.api is not None and any(e.id == pin.endpoint for e in backends.api.endpoints):
+        kind = "api"
+    why = f"{pin.endpoint} made the response that this one continues"
+    return Place(pin.model, kind, False, None, None, why)
+
+
+def _candidates(
+    router: Router, facts: RequestFacts, leg: Leg, route: Route | None
+) -> tuple[Candidate, ...]:
+    snapshot = router.fleet.snapshot
+    overflow = leg.overflow
+    if overflow is None:
+        overflow = snapshot.config.models[leg.model].overflow
+    use = route.use if route is not None else None
+    look_at = Candidates(snapshot, router.planners)
+    return tuple(
+        look_at.candidate(model, role, weight, facts.input_tokens(model), facts.output_tokens)
+        for model, role, weight in named(snapshot.config, leg.model, use, overflow)
+    )
+
+
+def _choice(place: Place, candidates: Sequence[Candidate], left_s: float) -> Choice:
+    """The first place that is asked, with what is known of its model."""
+    by_model = {each.model: each for each in candidates}
+    found = by_model[place.model]
+    wait_s = next((way.wait_s for way in found.ways if way.kind == place.kind), None)
+    started = place.model if place.kind == "cold" else None
+    if place.start:
+        started = place.instead_of or place.model
+    usd = found.api_usd if place.kind == "api" and found.api_usd is not None else found.usd
+    return Choice(
+        model=place.model,
+        kind=place.kind,
+        wait_s=wait_s,
+        in_time=wait_s is not None and wait_s <= left_s,
+        usd=usd,
+        start_usd=by_model[started].start_usd if started is not None else 0.0,
+        why=place.why,
+    )
