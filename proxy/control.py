@@ -4,6 +4,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,7 +17,10 @@ from proxy import describe, wire
 from proxy.admin_key import AdminKey
 from proxy.devices import device_state
 from proxy.gateway import Gateway
+from proxy.question import forwarded_question
 from router.errors import BadRequest, Forbidden, GatewayError, MethodNotAllowed, NotFound
+from router.explain import explain
+from router.labels import REMEMBERED
 from router.routing import unknown_model
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -44,7 +48,9 @@ def control_app(gateway: Gateway, key: AdminKey, lifespan: Any) -> Starlette:
         Route("/admin/instances", guarded(admin.instances)),
         Route("/admin/instances/{instance:path}/log", guarded(admin.log)),
         Route("/admin/instances/{instance:path}/{action}", guarded(admin.act_on), methods=["POST"]),
+        Route("/admin/explain", guarded(admin.explain), methods=["POST"]),
         Route("/admin/config", guarded(admin.config)),
+        Route("/admin/feedback", guarded(admin.feedback), methods=["POST"]),
         Route("/admin/reload", guarded(admin.reload), methods=["POST"]),
         Route("/admin/drain", guarded(admin.drain), methods=["POST"]),
     ]
@@ -132,6 +138,11 @@ class _Public:
         return JSONResponse(describe.model_object(snapshot, name, shown_as=asked))
 
 
+class _Feedback(msgspec.Struct):
+    request_id: str
+    right: bool
+
+
 class _Admin:
     """Behind the admin key."""
 
@@ -217,6 +228,16 @@ class _Admin:
                 return PlainTextResponse("\n".join(ring.tail(int(lines))) + "\n")
         raise NotFound(f"no log of an instance '{wanted[:100]}' is kept")
 
+    async def explain(self, request: Request) -> Response:
+        """What would become of the body, sent by a caller with the headers of this call."""
+        gateway = self._gateway
+        body, headers = await request.body(), request.headers.raw
+        asked = await forwarded_question(
+            body, headers, request.query_params.get("path"), gateway.config.server.max_body
+        )
+        found = await explain(gateway.router, asked)
+        return Response(wire.encode(found), media_type="application/json")
+
     async def config(self, request: Request) -> Response:
         gateway = self._gateway
         status = gateway.reload_status
@@ -232,6 +253,24 @@ class _Admin:
         status = await self._gateway.reload()
         body = {"ok": not status.errors, "errors": status.errors, "notes": status.notes}
         return JSONResponse(body, 422 if status.errors else 200)
+
+    async def feedback(self, request: Request) -> Response:
+        """A person's word on whether the small model of a cascade was right."""
+        try:
+            said = msgspec.json.decode(await request.body(), type=_Feedback)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise BadRequest(
+                f'the body must be {{"request_id": "...", "right": true or false}}: {error}'
+            ) from None
+        label = self._gateway.router.labels.by_person(said.request_id, said.right)
+        if label is None:
+            raise NotFound(
+                f"no judged answer of a cascade has the id '{said.request_id[:100]}': the last"
+                f" {REMEMBERED} are remembered, each until it is labelled"
+            )
+        return JSONResponse(
+            {"policy": label.policy, "small": label.small, "right": label.small_right}
+        )
 
     async def drain(self, request: Request) -> Response:
         self._gateway.drain()

@@ -96,6 +96,8 @@ class Gateway:
             self._spent_usd,
             self._arrived,
             self._ended,
+            self.measures.label,
+            self.metrics.shadow_dropped,
         )
         self._upkeep = Upkeep(self.fleet, self.planners, self.clock, time.time, self._spent_usd)
         self.draining = False
@@ -139,6 +141,7 @@ class Gateway:
         self.draining = True
         self._access_log.flush()
         await self._tasks.close()
+        await self.router.shadows.close()
         async with self._reloading:
             await self.fleet.close(drain_within_s=0.0)
         self.measures.tick(time.time(), self.metrics.api_pico())
@@ -160,6 +163,8 @@ class Gateway:
         self.leave(call)
         record.ended_s = self.clock()
         self._ended(record)
+        if record.policy:
+            self.metrics.followed(record)
         self._access_log.write(record)
 
     def _ended(self, record: Record) -> None:

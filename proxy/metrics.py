@@ -81,6 +81,20 @@ class Metrics:
             ["model"],
             GAP_SECONDS,
         )
+        self.policy_requests = new.counters(
+            "policy_requests",
+            "Requests that asked for a policy, by the rule that matched",
+            ["policy", "rule", "outcome"],
+        )
+        self.cascades = new.counters(
+            "cascades", "Requests to a cascade, by who answered and why", ["policy", "verdict"]
+        )
+        self.mirrored = new.counters(
+            "mirrored_requests", "Shadow requests of a policy's mirror", ["policy", "outcome"]
+        )
+        self.shadows_dropped = new.counters(
+            "shadows_dropped", "Mirrored requests and labels that found no room", ["policy"]
+        )
         self.rows_dropped = new.counters(
             "store_rows_dropped", "Requests that the store had no room for", []
         )
@@ -182,6 +196,8 @@ class Metrics:
 
     def observe(self, record: Record) -> None:
         """Count one finished request."""
+        if record.mirror_of:
+            self.mirrored.at(record.mirror_of, record.outcome).value += 1
         if record.usd:
             self._unshown[0].at(record.answered_by).value += round(record.usd * PICO)
         kind = (record.model or "other", record.placement or "none", record.outcome)
@@ -189,6 +205,16 @@ class Metrics:
         if series is None:
             series = self._series[kind] = _Series(self, *kind)
         series.count(record)
+
+    def followed(self, record: Record) -> None:
+        """Count a caller's request that a policy decided about."""
+        rule = str(record.rule) if record.rule else "none"
+        self.policy_requests.at(record.policy, rule, record.outcome).value += 1
+        if record.verdict:
+            self.cascades.at(record.policy, record.verdict).value += 1
+
+    def shadow_dropped(self, policy: str) -> None:
+        self.shadows_dropped.at(policy).value += 1
 
     def instance_changed(self, model: str, state: State, stages: Mapping[str, float]) -> None:
         """Count a transition, and the time of each stage that ended with it."""

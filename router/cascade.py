@@ -61,8 +61,8 @@ class Course(Protocol):
     ) -> tuple[float | None, float | None]:
         """The small model's log P(yes) that it is right, and how many samples say the same."""
 
-    def judged(self, request: Request, record: Record, found: Signals, verdict: Verdict) -> None:
-        """An answer of the small model was judged."""
+    def judged(self, record: Record, found: Signals, verdict: Verdict, reply: Reply) -> None:
+        """An answer of the small model was judged, or as much of it as there was."""
 
 
 class Cascade:
@@ -185,7 +185,7 @@ class Cascade:
             verdict = Verdict(False, f"cut off after {tokens} tokens", p_right)
         else:
             verdict = Verdict(True, f"clear after {tokens} tokens", p_right)
-        course.judged(self._request, self._record, begun, verdict)
+        course.judged(self._record, begun, verdict, reader.reply())
         return verdict
 
     async def _judge(self, reader: ReplyReader) -> Verdict:
@@ -195,7 +195,7 @@ class Cascade:
         terms = course.terms(self._record, len(reply.tokens) or None)
         verdict = cascade.judge(found, course.calibration, terms)
         self._record.verdict = "kept" if verdict.keep else "escalated"
-        course.judged(self._request, self._record, found, verdict)
+        course.judged(self._record, found, verdict, reply)
         return verdict
 
     # --- the large one --------------------------------------------------------------------------

@@ -3,31 +3,34 @@
 Each request gets a `Course` of its own, through which its cascade reaches the gateway.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from backends.fleet import Snapshot
 from config.policy import Accept, Rule
 from config.problems import ConfigError, Problem
 from config.schema import Config
+from policies.agreement import agreement
 from policies.calibration import STATED_DEFAULTS, Calibration, decode
 from policies.cascade import Terms, Verdict
 from policies.reply import Reply
 from policies.signals import Signals
-from router.journey import Journey, Leg
+from router.asking import Begin, once_more
+from router.journey import Journey
+from router.labels import Judged, Labels
 from router.places import Asked, Places
 from router.planners import Planners
 from router.prices import Prices, tokens_of
 from router.record import Record
 from router.request import Request
 from router.route import Route
+from router.shadows import Shadows
 
+SAMPLED_AT = 0.8  # temperature
 LAST_WEIGHT = 0.1  # of the last answer in the running mean of how long they take
 _NO_ACCEPT = Accept()
-
-Begin = Callable[[Snapshot, Request, Record, Leg], Journey]
 
 
 class Cascades:
@@ -40,11 +43,15 @@ class Cascades:
         clock: Callable[[], float],
         begin: Begin,
         ended: Callable[[Record], None],
+        labels: Labels,
+        shadows: Shadows,
     ) -> None:
         self.planners = planners
         self.clock = clock
         self.begin = begin
         self.ended = ended
+        self.labels = labels
+        self.shadows = shadows
         self._calibrations: Mapping[str, Calibration] = {}
         self._took_s: dict[str, float] = {}
 
@@ -87,10 +94,11 @@ class LiveCourse:
         self._route = route
         self._accept = accept
         self._small, self._large = route.use.cascade
+        self._labelled = cascades.shadows.labels(route)
 
     @property
     def whole_only(self) -> bool:
-        return self._accept.self_check or self._accept.samples > 1
+        return self._accept.self_check or self._accept.samples > 1 or self._labelled
 
     def journey(self, request: Request, record: Record, model: str, judged: bool) -> Journey:
         leg = self._route.leg(model, judged=judged)
@@ -106,7 +114,9 @@ class LiveCourse:
         input_tokens = tokens_of(route.request.size)
         settings = route.prepared.settings[self._large]
         planner = cascades.planners.get(self._large)
-        small_s, large_s = cascades.took_s(self._small, self._large)
+        # Without labels nobody knows how likely an escalation is, and so what the time is worth.
+        known = self.calibration.labels > 0
+        small_s, large_s = cascades.took_s(self._small, self._large) if known else (0.0, 0.0)
         left_s = record.received_s + settings.max_wait - cascades.clock()
         terms = Terms(
             small_usd=prices.expected_usd(self._small, input_tokens, output_tokens),
@@ -133,10 +143,25 @@ class LiveCourse:
     async def asked_again(
         self, request: Request, reply: Reply, record: Record
     ) -> tuple[float | None, float | None]:
-        return None, None
+        accept, route = self._accept, self._route
+        leg, asking = route.leg(self._small), self._cascades.shadows.asking
+        # Not the same sample again: at temperature 0 all of them agree.
+        varied = {"temperature": SAMPLED_AT, "seed": None}
+        again = [once_more(request, varied) for _ in range(accept.samples - 1)]
+        questions = [asking.reply(route.snapshot, leg, each) for each in again if each is not None]
+        check = asking.is_right(route.snapshot, leg, request, reply) if accept.self_check else None
+        samples, certainty = await asyncio.gather(asyncio.gather(*questions), check or _unknown())
+        return certainty, agreement(reply, [sample for sample in samples if sample is not None])
 
-    def judged(self, request: Request, record: Record, found: Signals, verdict: Verdict) -> None:
-        """Kept for those who label."""
+    def judged(self, record: Record, found: Signals, verdict: Verdict, reply: Reply) -> None:
+        judged = Judged(self._route.policy, self._small, self._large, verdict.keep, found)
+        self._cascades.labels.judged(record.request_id, judged)
+        if self._labelled:
+            self._cascades.shadows.label(self._route, judged, reply)
+
+
+async def _unknown() -> None:
+    """What is not asked for."""
 
 
 def calibrations(config: Config, name: str) -> dict[str, Calibration]:

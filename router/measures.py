@@ -15,6 +15,7 @@ from msgspec import Struct
 from backends.instance import Instance, State
 from config.schema import Cold, Config, Model
 from router.demand import SAMPLE_EVERY_S, Demand, Totals
+from router.labels import Label
 from router.record import Record
 from router.spend import Rates, Spend
 from router.store import Kept, KeptHour, Row, Store, StoreError, Transition
@@ -164,6 +165,11 @@ class Measures:
         if len(rows) == rows.maxlen:
             self._on_drop()
         rows.append(row)
+
+    def label(self, label: Label) -> None:
+        """Something was learned of a cascade."""
+        if self.store is not None:
+            self.store.label(label)
 
     # --- of instances ---------------------------------------------------------------------------
 

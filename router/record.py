@@ -48,7 +48,8 @@ class Record(Struct):
     error_code: str = ""
     policy: str = ""  # that the caller asked for; empty when it asked for a model
     rule: int = 0  # of that policy, from 1
-    verdict: str = ""  # of a cascade: who answered, and why
+    verdict: str = ""  # of a cascade: kept, escalated, direct, small_failed or large_failed
+    mirror_of: str = ""  # the policy, for a request whose answer nobody gets
     earlier: list["Record"] = []  # a cascade's requests before the last one, each at one model
     priority: Priority = "normal"
     deadline_s: float | None = None  # how long after `received_s` it could wait for a server

@@ -12,6 +12,7 @@ from config.schema import Config
 from config.settings import Settings
 from policies.rules import CompiledRule
 from router.body import JsonBody
+from router.facts import RequestFacts
 from router.journey import Leg
 from router.request import Request
 
@@ -41,6 +42,7 @@ class Route(Struct, frozen=True):
     prepared: Prepared
     model: str
     request: Request
+    facts: RequestFacts
     affinity: str | None = None
     mirror: Mirror | None = None
 

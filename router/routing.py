@@ -17,11 +17,13 @@ from router.cascades import Cascades
 from router.errors import Denied, NotFound, UnknownModel
 from router.facts import RequestFacts
 from router.journey import Journey, Leg
+from router.labels import Label, Labels
 from router.pins import Pin, Pins
 from router.planners import Planners
 from router.record import Record
 from router.request import Request
 from router.route import Prepared, Route, prepared, with_defaults
+from router.shadows import Shadows
 from router.world import LiveWorld
 
 
@@ -44,9 +46,12 @@ class Router:
         spent_usd: Callable[[str | None], float],
         arrived: Callable[[Record], None] = lambda record: None,
         ended: Callable[[Record], None] = lambda record: None,
+        keep: Callable[[Label], None] = lambda label: None,
+        dropped: Callable[[str], None] = lambda policy: None,
     ) -> None:
         """`arrived` hears of each request once its model is known, `ended` of those to one model
-        that are over before the caller's own.
+        that are not, or not yet, the caller's own. `keep` takes what is learned of a cascade,
+        `dropped` hears, by policy, of shadow requests that found no room.
 
         `spent_usd` says what a model, or all of them, cost today.
         """
@@ -57,7 +62,9 @@ class Router:
         self.planners = planners
         self._spent_usd = spent_usd
         self._arrived = arrived
-        self.cascades = Cascades(planners, clock, self._journey, ended)
+        self.labels = Labels(epoch, keep)
+        self.shadows = Shadows(self._journey, clock, ended, self.labels, dropped)
+        self.cascades = Cascades(planners, clock, self._journey, ended, self.labels, self.shadows)
         self._policies: dict[str, CompiledPolicy] = {}
         self._prepared: dict[tuple[str, int], Prepared] = {}
 
@@ -88,6 +95,7 @@ class Router:
         while isinstance(rule := decide(policy, facts), Pending):
             await facts.fetch(rule)
         record.rule = rule.number
+        record.reasons.append(f"policy '{policy.name}', rule {rule.label}")
         if rule.rule.deny is not None:
             raise Denied(rule.rule.deny)
         return self.route(policy, rule, facts, request)
@@ -105,6 +113,7 @@ class Router:
             ready,
             self._first_model(rule, affinity, request),
             with_defaults(request, ready.defaults),
+            facts,
             affinity,
             policy.policy.mirror,
         )
@@ -141,7 +150,8 @@ class Router:
         return Leg(model, snapshot.config.settings(model))
 
     def begin_route(self, route: Route, record: Record) -> Journey | Cascade:
-        """The journey to where a policy sends the request."""
+        """The journey to where a policy sends the request, and to where it mirrors it."""
+        self.shadows.mirror(route)
         if route.use.cascade is not None and route.request.follows_response is None:
             return Cascade(self.cascades.course(route), route, record)
         return self._journey(route.snapshot, route.request, record, route.leg(route.model))

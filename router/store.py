@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct, structs
 
+from router.labels import Label
 from router.spend import Amount
 
 log = logging.getLogger("lamplighter.store")
@@ -107,6 +108,8 @@ class StoreError(Exception):
 
 
 _COLUMNS = ", ".join(Row.__struct_fields__)
+# Later than the rest: files of version 1 may not have it yet.
+_LABELS = f"CREATE TABLE IF NOT EXISTS labels ({', '.join(Label.__struct_fields__)});"
 _SCHEMA = f"""
 CREATE TABLE requests ({_COLUMNS});
 CREATE INDEX requests_by_time ON requests (time);
@@ -130,6 +133,7 @@ _TRANSITION = _insert("transitions", 5)
 _GAP = _insert("gaps (time, model, seconds)", 3)
 _START = _insert("starts (time, model, stage, seconds)", 4)
 _HOUR = _insert("hours", 5).replace("INSERT", "INSERT OR REPLACE", 1)
+_LABEL = _insert("labels", len(Label.__struct_fields__))
 _AMOUNT = (
     _insert("spend", 4) + " ON CONFLICT DO UPDATE SET picodollars = picodollars"
     " + excluded.picodollars"
@@ -186,6 +190,9 @@ class Store:
 
     def spent(self, amount: Amount) -> None:
         self._facts.append((_AMOUNT, structs.astuple(amount)))
+
+    def label(self, label: Label) -> None:
+        self._facts.append((_LABEL, structs.astuple(label)))
 
     def hurry(self) -> None:
         """Have the thread write what was noted now, and not in a second."""
@@ -346,7 +353,8 @@ def _connect(path: str) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")  # safe after a kill; no fsync a second
         database.execute("BEGIN IMMEDIATE")  # whether it can be written
-        database.execute("ROLLBACK")
+        database.execute(_LABELS)
+        database.execute("COMMIT")
     except BaseException:
         database.close()
         raise

@@ -1,0 +1,81 @@
+"""What is learned of cascades: whether answers of small models were right.
+
+Labels come from shadow requests to the large model, and from people. They hold signals and
+outcomes, never a word of what was said. `lamplighter calibrate` fits on them; nothing else does.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from policies.signals import Signals
+
+Source = Literal["judge", "exact", "person"]
+REMEMBERED = 10_000  # verdicts that people may still label
+
+
+class Judged(Struct, frozen=True):
+    """One answer of a small model that was judged."""
+
+    policy: str
+    small: str
+    large: str
+    kept: bool
+    signals: Signals
+
+
+class Label(Struct, array_like=True, frozen=True):
+    """`time` is seconds since the epoch, `signals` JSON; None where nobody knows."""
+
+    time: float
+    policy: str
+    small: str
+    large: str
+    source: Source
+    kept: bool
+    small_right: bool
+    large_right: bool | None
+    signals: str
+
+
+class Labels:
+    """`keep` takes each new label to where it lasts."""
+
+    def __init__(self, epoch: Callable[[], float], keep: Callable[[Label], None]) -> None:
+        self._epoch = epoch
+        self._keep = keep
+        self._judged: OrderedDict[str, Judged] = OrderedDict()
+
+    def judged(self, request_id: str, judged: Judged) -> None:
+        """Remember what was judged, so that its caller can say whether it was right."""
+        self._judged[request_id] = judged
+        if len(self._judged) > REMEMBERED:
+            self._judged.popitem(last=False)
+
+    def by_person(self, request_id: str, right: bool) -> Label | None:
+        """A person says whether the small model was right; None for an unknown request.
+
+        Of an answer that was kept nobody knows what the large model would have said.
+        """
+        judged = self._judged.pop(request_id, None)
+        return self.label(judged, "person", right, None) if judged is not None else None
+
+    def label(
+        self, judged: Judged, source: Source, small_right: bool, large_right: bool | None
+    ) -> Label:
+        label = Label(
+            self._epoch(),
+            judged.policy,
+            judged.small,
+            judged.large,
+            source,
+            judged.kept,
+            small_right,
+            large_right,
+            msgspec.json.encode(judged.signals).decode(),
+        )
+        self._keep(label)
+        return label

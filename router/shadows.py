@@ -1,0 +1,142 @@
+"""What goes on behind a caller's back: mirrored requests, and answers asked for to label others.
+
+Bounded: what finds no room is left out, and counted.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from zlib import crc32
+
+import msgspec
+
+from backends.fleet import Snapshot
+from backends.tasks import TaskSet
+from policies import agreement
+from policies.reply import Reply
+from router.asking import Asking, Begin, once_more
+from router.errors import GatewayError
+from router.journey import Leg
+from router.labels import Judged, Labels
+from router.places import answers_now
+from router.record import Record
+from router.request import Request
+from router.route import Route
+
+log = logging.getLogger("lamplighter.shadows")
+
+AT_ONCE = 64  # each holds its request's body in memory
+_SHARES = 2**32
+_MORE_LIKELY = math.log(0.5)
+_SHOWN = 8_000  # characters of each answer that the judge reads
+
+_QUESTION = (
+    "Two answers to the same request follow. Does the second one come to the same result as the"
+    " first, so that a person would be as well served by it? Say only Yes or No.\n\n"
+    "Request:\n{asked}\n\nFirst answer:\n{large}\n\nSecond answer:\n{small}\n"
+)
+
+
+class Shadows:
+    """Of one gateway. `dropped` hears, by policy, of each that found no room."""
+
+    def __init__(
+        self,
+        begin: Begin,
+        clock: Callable[[], float],
+        ended: Callable[[Record], None],
+        labels: Labels,
+        dropped: Callable[[str], None],
+    ) -> None:
+        self.asking = Asking(begin, clock, ended)
+        self._begin = begin
+        self._clock = clock
+        self._ended = ended
+        self._labels = labels
+        self._dropped = dropped
+        self._tasks = TaskSet()
+
+    async def close(self) -> None:
+        await self._tasks.close()
+
+    # --- mirrored requests ----------------------------------------------------------------------
+
+    def mirror(self, route: Route) -> None:
+        """Send a share of the requests to another model too; nobody gets its answers."""
+        mirror, request = route.mirror, route.request
+        if mirror is None or not chosen(f"mirror {request.id}", mirror.share):
+            return
+        if not self._room(route.policy):
+            return
+        copy = msgspec.structs.replace(request, id=f"{request.id}-mirror")
+        settings = route.snapshot.config.settings(mirror.to)
+        self._tasks.start(
+            self._mirror(route.snapshot, copy, Leg(mirror.to, settings, "low"), route.policy),
+            "mirror",
+        )
+
+    async def _mirror(self, snapshot: Snapshot, request: Request, leg: Leg, policy: str) -> None:
+        record = Record(request.id, request.dialect, self._clock(), bytes_in=request.size)
+        record.stream = request.stream
+        record.reasons.append(f"mirror of policy '{policy}'")
+        record.mirror_of = policy
+        try:
+            answer = await self._begin(snapshot, request, record, leg).run()
+            try:
+                if not answer.complete:
+                    await answer.relay(lambda piece: None)
+            finally:
+                answer.close()
+        except GatewayError as error:
+            record.error_code = error.code
+        finally:
+            record.ended_s = self._clock()
+            self._ended(record)
+
+    # --- labels ---------------------------------------------------------------------------------
+
+    def labels(self, route: Route) -> bool:
+        """Whether the request is one of the share from which is learned."""
+        accept = route.use.accept
+        return accept is not None and chosen(f"label {route.request.id}", accept.shadow)
+
+    def label(self, route: Route, judged: Judged, reply: Reply) -> None:
+        """Learn whether the small model's answer was right, if the large one can be asked now.
+
+        A model is not started for the sake of a label.
+        """
+        backends = route.snapshot.backends[judged.large]
+        if not answers_now(backends) or not self._room(route.policy):
+            return
+        # The caller's own journey forgets the body of its request.
+        request = msgspec.structs.replace(route.request)
+        self._tasks.start(self._label(route, request, judged, reply), "label")
+
+    async def _label(self, route: Route, request: Request, judged: Judged, reply: Reply) -> None:
+        leg = msgspec.structs.replace(route.leg(judged.large), priority="low")
+        again = once_more(request, {})
+        large = await self.asking.reply(route.snapshot, leg, again) if again is not None else None
+        if large is None:
+            return
+        exact = route.use.accept is not None and route.use.accept.compare == "exact"
+        if exact or agreement.same(reply, large):
+            # What differs in words only counts as wrong here: the bound errs to the safe side.
+            self._labels.label(judged, "exact", agreement.same(reply, large), True)
+            return
+        question = _QUESTION.format(
+            asked=route.facts.text[-_SHOWN:], large=large.text[:_SHOWN], small=reply.text[:_SHOWN]
+        )
+        log_yes = await self.asking.yes(route.snapshot, leg, request, question)
+        if log_yes is not None:
+            self._labels.label(judged, "judge", log_yes > _MORE_LIKELY, True)
+
+    def _room(self, policy: str) -> bool:
+        if len(self._tasks) < AT_ONCE:
+            return True
+        self._dropped(policy)
+        return False
+
+
+def chosen(key: str, share: float) -> bool:
+    """Whether a request is one of a share of all, told from its id."""
+    return crc32(key.encode(errors="replace")) < share * _SHARES
