@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, SecretStr
 
 from config.durations import Duration, Size, Timeout
-from config.fields import MAX_NAME, FilePath, Host, Name, Secret, Usd, Version, Whole
+from config.fields import MAX_NAME, FilePath, Flag, Host, Name, Secret, Usd, Version, Whole
 from config.part import Part, holds, lasts
 from config.policy import Policy
 from config.settings import Defaults, Overridable, Queue, Settings, merged
@@ -33,6 +33,11 @@ class Server(Part):
     header_timeout: Timeout = lasts("10s", "How long a client may take to send its headers.")
     body_timeout: Timeout = lasts("30s", "Longest silence while a request body is read.")
     drain_within: Duration = lasts("30s", "How long a graceful stop lets requests finish.")
+    explain: Flag = Field(
+        default=True,
+        description="Whether callers may ask for an explanation in place of an answer, by the"
+        " header x-lamplighter-explain; it shows them the policy's text, models and prices.",
+    )
 
 
 class Admin(Part):

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from backends.upstream import Origin, Response
 from policies.waiting import comments_s
-from proxy import forward, inbound
+from proxy import forward, inbound, wire
 from proxy.gateway import Gateway
 from proxy.head import Head
 from proxy.responder import Responder, late_error
 from router.answer import Answer
 from router.cascade import Cascade
-from router.errors import GatewayError, ShuttingDown, UpstreamTimeout
+from router.errors import Forbidden, GatewayError, ShuttingDown, UpstreamTimeout
+from router.explain import explain
 from router.headers import ascii_value
 from router.journey import Journey
 from router.record import Record
@@ -149,11 +150,16 @@ class Exchange:
 
     async def _serve(self) -> None:
         gateway, record, responder = self._gateway, self._record, self._responder
+        explains = inbound.asks_to_explain(self._head)
+        self._counted = not explains
         request = await self._request()
-        if gateway.owner is not None and not gateway.knows(request):
+        if gateway.owner is not None and (explains or not gateway.knows(request)):
             await self._forward(gateway.owner)
             return
         self._body = b""
+        if explains:
+            await self._explain(request)
+            return
         record.stream = request.stream
         record.bytes_in = request.size
         journey = await self._journey(request)
@@ -169,6 +175,17 @@ class Exchange:
             await self._relay(journey)
         else:
             await self._relay_within(journey, total_s)
+
+    async def _explain(self, request: Request) -> None:
+        """Say what would become of the request, and send it nowhere. Raises GatewayError."""
+        if not self._gateway.config.server.explain:
+            raise Forbidden(
+                "callers get no explanations here (server.explain is false); POST /admin/explain"
+                " gives them to who has the admin key",
+                code="explanations_off",
+            )
+        found = await explain(self._gateway.router, request)
+        self._responder.whole(200, [wire.JSON], wire.encode(found))
 
     async def _journey(self, request: Request) -> Journey | Cascade:
         """To the model of that name, or to where a policy sends it. Raises GatewayError."""

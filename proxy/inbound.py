@@ -67,6 +67,7 @@ _VLLM_STEERING = (
 _NOT_FOR_CALLERS = frozenset((*_LORA, *_VLLM_STEERING))
 MAX_WAIT = b"x-lamplighter-max-wait"
 PRIORITY = b"x-lamplighter-priority"
+EXPLAIN = b"x-lamplighter-explain"
 _PRIORITIES: dict[bytes, Priority] = {b"low": "low", b"normal": "normal", b"high": "high"}
 UNPACKED_AT_ONCE = 64 * 1024  # compressed bytes
 _STORED_RESPONSE = re.compile(r"/responses/([A-Za-z0-9_-]{1,200})(/cancel|/input_items)?")
@@ -183,6 +184,19 @@ def _priority(value: bytes | None) -> Priority | None:
             param="x-lamplighter-priority",
         )
     return priority
+
+
+def asks_to_explain(head: Head) -> bool:
+    """Whether an explanation is to stand in place of the answer. Raises BadRequest."""
+    value = head.fields.get(EXPLAIN)
+    if value is None:
+        return False
+    word = value.strip().lower()
+    if word not in (b"true", b"false"):
+        raise BadRequest(
+            "x-lamplighter-explain must be true or false", param="x-lamplighter-explain"
+        )
+    return word == b"true"
 
 
 def _read_timeout(headers: dict[bytes, bytes]) -> float | None:

@@ -6,8 +6,9 @@ import msgspec
 from msgspec import Raw
 
 from proxy.head import Head
-from proxy.inbound import read_request, request_id, route
+from proxy.inbound import read_request, request_id, route, unpacked
 from router.errors import BadRequest
+from router.headers import HOP_BY_HOP
 from router.request import Headers, Request
 
 # Of fields that only one dialect has; the first that is in the body tells its path.
@@ -19,6 +20,14 @@ _PATHS = (
     ("text_1", "/v1/score"),
 )
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
+_AUTHORIZATION = b"x-authorization"
+_OF_THE_CALL = HOP_BY_HOP | {
+    b"authorization",
+    _AUTHORIZATION,
+    b"content-encoding",
+    b"content-length",
+    b"host",
+}
 
 
 def question(body: bytes, headers: Headers, path: str | None = None) -> Request:
@@ -33,6 +42,24 @@ def question(body: bytes, headers: Headers, path: str | None = None) -> Request:
     if request.body is None:
         raise BadRequest("only a call that names a model is explained", param="path")
     return request
+
+
+async def forwarded_question(
+    body: bytes, headers: Headers, path: str | None, max_body: int
+) -> Request:
+    """From a call to the admin API, whose headers are the request's but for a few.
+
+    Its `authorization` is the operator's; that of the request stands in `x-authorization`.
+    Raises GatewayError.
+    """
+    fields = dict(headers)
+    encoding = fields.get(b"content-encoding")
+    if encoding is not None:
+        body = await unpacked(body, encoding, max_body)
+    own = [header for header in headers if header[0] not in _OF_THE_CALL]
+    if _AUTHORIZATION in fields:
+        own.append((b"authorization", fields[_AUTHORIZATION]))
+    return question(body, own, path)
 
 
 def _path_of(body: bytes) -> str:
