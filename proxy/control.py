@@ -18,9 +18,7 @@ from proxy.admin_key import AdminKey
 from proxy.devices import device_state
 from proxy.gateway import Gateway
 from proxy.question import forwarded_question
-from proxy.question import forwarded_question
 from router.errors import BadRequest, Forbidden, GatewayError, MethodNotAllowed, NotFound
-from router.explain import explain
 from router.explain import explain
 from router.labels import REMEMBERED
 from router.routing import unknown_model
@@ -50,7 +48,6 @@ def control_app(gateway: Gateway, key: AdminKey, lifespan: Any) -> Starlette:
         Route("/admin/instances", guarded(admin.instances)),
         Route("/admin/instances/{instance:path}/log", guarded(admin.log)),
         Route("/admin/instances/{instance:path}/{action}", guarded(admin.act_on), methods=["POST"]),
-        Route("/admin/explain", guarded(admin.explain), methods=["POST"]),
         Route("/admin/explain", guarded(admin.explain), methods=["POST"]),
         Route("/admin/config", guarded(admin.config)),
         Route("/admin/feedback", guarded(admin.feedback), methods=["POST"]),
@@ -230,16 +227,6 @@ class _Admin:
             if ring is not None:
                 return PlainTextResponse("\n".join(ring.tail(int(lines))) + "\n")
         raise NotFound(f"no log of an instance '{wanted[:100]}' is kept")
-
-    async def explain(self, request: Request) -> Response:
-        """What would become of the body, sent by a caller with the headers of this call."""
-        gateway = self._gateway
-        body, headers = await request.body(), request.headers.raw
-        asked = await forwarded_question(
-            body, headers, request.query_params.get("path"), gateway.config.server.max_body
-        )
-        found = await explain(gateway.router, asked)
-        return Response(wire.encode(found), media_type="application/json")
 
     async def explain(self, request: Request) -> Response:
         """What would become of the body, sent by a caller with the headers of this call."""
