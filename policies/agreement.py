@@ -3,7 +3,7 @@
 import re
 
 from policies.reply import Reply
-from policies.signals import final_answer
+from policies.signals import final_text
 
 _WORD = re.compile(r"[^\W_]+|[-+]?\d[\d.,]*", re.UNICODE)
 _COMPARED = 20_000  # characters
@@ -17,8 +17,8 @@ def same(one: Reply, other: Reply) -> bool:
 
 
 def _words(reply: Reply) -> list[str]:
-    text = "".join(token.text for token in final_answer(reply)) or reply.text
-    return [word.strip(".,").casefold() for word in _WORD.findall(text[:_COMPARED])]
+    text = final_text(reply.text)[:_COMPARED]
+    return [word.strip(".,").casefold() for word in _WORD.findall(text)]
 
 
 def agreement(reply: Reply, samples: list[Reply]) -> float | None:

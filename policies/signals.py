@@ -155,6 +155,14 @@ def final_answer(reply: Reply) -> tuple[Token, ...]:
     return _within(tokens, marked[-1:])
 
 
+def final_text(text: str) -> str:
+    """The same for an answer without logprobs; all of it where no final answer is marked."""
+    marked = None
+    for marked in _MARKED.finditer(text[:_SEARCHED]):
+        pass
+    return text if marked is None else marked.group(marked.lastindex or 0)
+
+
 def _within(tokens: Sequence[Token], spans: Sequence[tuple[int, int]]) -> tuple[Token, ...]:
     """The tokens that have a character in one of the spans, which are in ascending order."""
     found: list[Token] = []

@@ -7,6 +7,7 @@ asked before is split off it, and counted for its own model.
 from typing import Literal, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from policies import cascade
 from policies.calibration import Calibration
@@ -35,10 +36,21 @@ _LOGPROBS = {
 _NOT_ASKED = (b"false", b"null", b"0")
 
 
+class Foreseen(Struct, frozen=True):
+    """Shares of labelled requests like the one in question, 0 to 1."""
+
+    small_right: float
+    escalated: float
+
+
 class Course(Protocol):
     """What a cascade needs of the gateway that it runs in."""
 
     calibration: Calibration
+
+    @property
+    def prompt(self) -> str:
+        """The last user text."""
 
     @property
     def whole_only(self) -> bool:
@@ -53,8 +65,8 @@ class Course(Protocol):
     def terms(self, record: Record, output_tokens: int | None) -> Terms:
         """Prices and times of this moment; tokens of the answer, None before there is one."""
 
-    async def p_escalate(self, request: Request) -> float | None:
-        """The share of requests like this one that went to the large model; None: not known."""
+    async def foreseen(self) -> Foreseen | None:
+        """What became of requests like this one; None: not known."""
 
     async def asked_again(
         self, request: Request, reply: Reply, record: Record
@@ -71,6 +83,7 @@ class Cascade:
     __slots__ = (
         "_asked_for",
         "_course",
+        "_foreseen",
         "_journey",
         "_large",
         "_record",
@@ -86,6 +99,7 @@ class Cascade:
         self._request = route.request
         self._record = record
         self._asked_for = NOTHING_ASKED
+        self._foreseen: Foreseen | None = None
         self.settings = route.prepared.settings[self._small]
         self._journey: Journey | None = None
 
@@ -100,7 +114,8 @@ class Cascade:
         if unjudged is not None or not isinstance(body, JsonBody):
             return await self._ask(self._large, "direct", f"at once: {unjudged}")
         self._asked_for = expected(body)
-        p_escalate = await course.p_escalate(self._request)
+        self._foreseen = foreseen = await course.foreseen()
+        p_escalate = foreseen.escalated if foreseen is not None else None
         first = cascade.begin(p_escalate, course.calibration, course.terms(self._record, None))
         if first.model == "small":
             return await self._small_first(body)
@@ -191,7 +206,8 @@ class Cascade:
     async def _judge(self, reader: ReplyReader) -> Verdict:
         course, reply = self._course, reader.reply()
         again = await course.asked_again(self._request, reply, self._record)
-        found = signals(reply, self._asked_for, *again)
+        near = self._foreseen.small_right if self._foreseen is not None else None
+        found = signals(reply, self._asked_for, *again, course.prompt, near)
         terms = course.terms(self._record, len(reply.tokens) or None)
         verdict = cascade.judge(found, course.calibration, terms)
         self._record.verdict = "kept" if verdict.keep else "escalated"

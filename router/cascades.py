@@ -18,6 +18,7 @@ from policies.cascade import Terms, Verdict
 from policies.reply import Reply
 from policies.signals import Signals
 from router.asking import Begin, once_more
+from router.cascade import Foreseen
 from router.journey import Journey
 from router.labels import Judged, Labels
 from router.places import Asked, Places
@@ -137,7 +138,11 @@ class LiveCourse:
         asked = Asked(route.request.size, deadline_s, record.priority)
         return Places(route.snapshot, model, asked, cascades.planners, cascades.clock).wait_s()
 
-    async def p_escalate(self, request: Request) -> float | None:
+    @property
+    def prompt(self) -> str:
+        return self._route.facts.text
+
+    async def foreseen(self) -> Foreseen | None:
         return None
 
     async def asked_again(
