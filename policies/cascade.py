@@ -66,7 +66,7 @@ def judge(signals: Signals, calibration: Calibration, terms: Terms) -> Verdict:
     score = calibration.score(signals)
     if score is None:
         return Verdict(False, "escalated: nothing is known of this answer", p_right)
-    least, why = _least_score(calibration, terms)
+    least, why = least_score(calibration, terms)
     at = f"P(right) {p_right:.2f}, score {score:.3g}"
     if score < least:
         return Verdict(False, f"escalated: {at}, below {least:.3g} ({why})", p_right)
@@ -85,7 +85,8 @@ def _no_large(terms: Terms) -> str | None:
     return None
 
 
-def _least_score(calibration: Calibration, terms: Terms) -> tuple[float, str]:
+def least_score(calibration: Calibration, terms: Terms) -> tuple[float, str]:
+    """The least score of answers that are kept, by what was promised, and what that rests on."""
     if terms.max_wrong is not None and calibration.bounds:
         bound = _bound(calibration, terms.max_wrong)
         why = f"wrongly kept in at most {terms.max_wrong:.3g}, {calibration.confidence:.0%} sure"
@@ -119,7 +120,7 @@ def begin(p_escalate: float | None, calibration: Calibration, terms: Terms) -> B
     if impossible is not None:
         return Beginning("small", impossible)
     if p_escalate is None:
-        p_escalate = _share_escalated(calibration, terms)
+        p_escalate = share_escalated(calibration, terms)
     small_usd = terms.small_usd + (terms.delay_usd_s * terms.small_s if terms.delay_usd_s else 0.0)
     cascade_usd = small_usd + p_escalate * terms.large_total_usd
     costs = (
@@ -130,7 +131,8 @@ def begin(p_escalate: float | None, calibration: Calibration, terms: Terms) -> B
     return Beginning("small", costs)
 
 
-def _share_escalated(calibration: Calibration, terms: Terms) -> float:
+def share_escalated(calibration: Calibration, terms: Terms) -> float:
+    """Of all requests, by what was promised."""
     if terms.max_wrong is not None and calibration.bounds:
         bound = _bound(calibration, terms.max_wrong)
         return 1.0 if bound is None else bound.escalated

@@ -110,7 +110,7 @@ class Cascade:
     async def run(self) -> Answer:
         """The beginning of the answer; whoever takes it closes it. Raises GatewayError."""
         body, course = self._request.body, self._course
-        unjudged = _why_unjudged(self._request)
+        unjudged = why_unjudged(self._request)
         if unjudged is not None or not isinstance(body, JsonBody):
             return await self._ask(self._large, "direct", f"at once: {unjudged}")
         self._asked_for = expected(body)
@@ -253,7 +253,7 @@ class Cascade:
         return answer
 
 
-def _why_unjudged(request: Request) -> str | None:
+def why_unjudged(request: Request) -> str | None:
     """Why answers to a request cannot be judged, if they cannot."""
     if request.dialect not in _LOGPROBS or not isinstance(request.body, JsonBody):
         return "only chat and text completions are judged"
