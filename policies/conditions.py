@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from config.policy import BudgetLeft, Hours, InputTokens, Range, Similar, When
 from policies.facts import Count, Facts, Pending
-from policies.wordings import Wordings
+from policies.wordings import Wordings, has_keyword
 
 Answer = bool | Pending
 Holds = Callable[[Facts], Answer]
@@ -258,23 +258,28 @@ def _language(codes: Sequence[str], scene: Scene) -> Condition:
 def _keyword(words: Sequence[str], scene: Scene) -> Condition:
     wordings, number = scene.wordings, scene.wordings.add_keywords(words)
 
-    def why(facts: Facts) -> str:
-        found = wordings.spelled(number, facts.text)
-        return f"the text has {_quoted(found)}" if found else "the text has no keyword of those"
+    def holds(facts: Facts) -> bool:
+        return number in facts.found(wordings)
 
-    return Condition("keyword", SEARCHED, lambda facts: number in facts.found(wordings), why)
+    def why(facts: Facts) -> str:
+        if not holds(facts):
+            return "the text has none of the keywords"
+        found = next((word for word in words if has_keyword(word, facts.text)), words[0])
+        return f"the text has the keyword {_quoted(found)}"
+
+    return Condition("keyword", SEARCHED, holds, why)
 
 
 def _regex(pattern: str, scene: Scene) -> Condition:
     wordings, number = scene.wordings, scene.wordings.add_regex(pattern)
 
-    def why(facts: Facts) -> str:
-        found = wordings.spelled(number, facts.text)
-        if found is None:
-            return "the regular expression is not found in the text"
-        return f"the regular expression finds {_quoted(found)}"
+    def holds(facts: Facts) -> bool:
+        return number in facts.found(wordings)
 
-    return Condition("regex", SEARCHED, lambda facts: number in facts.found(wordings), why)
+    def why(facts: Facts) -> str:  # without what it found: explanations keep no word of a text
+        return f"the regular expression is {'' if holds(facts) else 'not '}found in the text"
+
+    return Condition("regex", SEARCHED, holds, why)
 
 
 def _similar_to(wanted: Similar, scene: Scene) -> Condition:

@@ -72,22 +72,9 @@ class Wordings:
             found.update(regexes.found_in(_bytes(text)))
         return frozenset(found)
 
-    def spelled(self, number: int, text: str) -> str | None:
-        """How one of them stands in a text; None when it does not. For people."""
-        for patterns, body in ((self._keywords, folded(text)), (self._regexes, text)):
-            for own, pattern in patterns:
-                if own == number:
-                    return _spelled(pattern, body, patterns is self._keywords)
-        return None
 
-
-def _spelled(pattern: bytes, body: str, keyword: bool) -> str | None:
-    found = re2.compile(pattern, _options(capture=True)).search(_bytes(body))
-    if found is None:
-        return None
-    # A keyword's pattern takes in what stands beside the word, which is a group in it.
-    whole: bytes = next(filter(None, found.groups())) if keyword else found.group()
-    return whole.decode("utf-8", "replace")
+def has_keyword(word: str, text: str) -> bool:
+    return re2.search(_bytes(_keyword(word)), _bytes(folded(text)), _options()) is not None
 
 
 def folded(text: str) -> str:
@@ -104,7 +91,7 @@ def _keyword(word: str) -> str:
     first, last = (parts[0][0], parts[-1][-1]) if parts else (" ", " ")
     before = "" if _stands_alone(first) else f"(?:^|[{_BETWEEN}])"
     after = "" if _stands_alone(last) else f"(?:$|[{_BETWEEN}])"
-    return f"{before}({inner}){after}"
+    return f"{before}{inner}{after}"
 
 
 def _stands_alone(character: str) -> bool:
@@ -117,9 +104,9 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-def _options(*, capture: bool = False) -> re2.Options:
+def _options() -> re2.Options:
     options = re2.Options()
-    options.never_capture = not capture
+    options.never_capture = True
     options.log_errors = False
     return options
 
