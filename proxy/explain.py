@@ -126,10 +126,11 @@ def _decided(decision: Decision, affinity: str | None) -> str:
 
 
 def _cascade(cascade: Cascade) -> str:
-    return (
-        f"cascade: {cascade.first} first, {cascade.why}\n"
-        f"calibration: {cascade.source}; {cascade.bound}"
-    )
+    kept = "no answer of the small model is kept"
+    if cascade.threshold is not None:
+        kept = f"answers of the small model are kept from a score of {cascade.threshold:.3g} on"
+    labels = f"{cascade.calibration}, {cascade.labels} labels"
+    return f"cascade: {kept} ({cascade.rests_on}); {labels}; {_number(cascade.usd)} USD in all"
 
 
 def _candidate(each: Candidate) -> Sequence[str]:

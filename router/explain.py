@@ -17,8 +17,9 @@ from config.schema import Config
 from policies.facts import Pending
 from policies.rules import CompiledPolicy, Tried, trail
 from router.body import JsonBody
+from router.cascade_outlook import cascade_outlook
 from router.errors import BadRequest, Denied
-from router.explanation import Asked, Decision, Explanation, Line, RuleTried
+from router.explanation import Asked, Cascade, Decision, Explanation, Line, RuleTried
 from router.facts import RequestFacts
 from router.journey import Leg
 from router.outlook import outlook, refused
@@ -34,7 +35,7 @@ async def explain(router: Router, request: Request) -> Explanation:
     facts = router.facts(request)
     policy = router.policy(request)
     if policy is None:
-        return await _named(router, request, facts)
+        return _named(router, request, facts)
     tried = await _tried(policy, facts)
     rule = tried[-1].rule
     if rule.rule.deny is not None:
@@ -43,19 +44,21 @@ async def explain(router: Router, request: Request) -> Explanation:
         found = Explanation(_at(facts), _asked(request, None), decision, refusal=refusal)
     else:
         route = router.route(policy, rule, facts, request)
-        leg = route.leg(route.model)
-        ahead = await outlook(router, route.request, facts, leg, route)
-        decision = _decision(leg, request, route, _why_this_model(route))
+        cascade = await cascade_outlook(router, route)
+        large_first = cascade is not None and cascade.first == "large"
+        leg = route.leg(route.use.models[1] if large_first else route.model)
+        ahead = outlook(router, route.request, facts, leg, route.use, cascade)
+        decision = _decision(leg, request, route, _why_this_model(route, cascade))
         found = Explanation(_at(facts), _asked(request, leg), decision, **asdict(ahead))
     config = router.fleet.snapshot.config
     return replace(found, policy=policy.name, **_shown(config, policy, tried))
 
 
-async def _named(router: Router, request: Request, facts: RequestFacts) -> Explanation:
+def _named(router: Router, request: Request, facts: RequestFacts) -> Explanation:
     """A model and no policy."""
     leg = router.plain_leg(request)
     decision = _decision(leg, request, None, "the caller named it")
-    ahead = await outlook(router, request, facts, leg, None)
+    ahead = outlook(router, request, facts, leg)
     return Explanation(_at(facts), _asked(request, leg), decision, **asdict(ahead))
 
 
@@ -113,10 +116,12 @@ def _decision(leg: Leg, request: Request, route: Route | None, why: str) -> Deci
     )
 
 
-def _why_this_model(route: Route) -> str:
+def _why_this_model(route: Route, cascade: Cascade | None) -> str:
     use, by = route.use, f"rule {route.rule.label}"
-    if use.cascade is not None:
-        return f"{by} begins with it"
+    if cascade is not None:
+        return f"{by} begins with the {cascade.first} model, {cascade.why}"
+    if route.request.follows_response is not None and len(use.models) > 1:
+        return f"{by}: it has the response that this one continues, or is the first"
     if use.split is None:
         return f"{by} uses it"
     key = "the request's affinity" if route.affinity is not None else "the request's id"

@@ -72,19 +72,23 @@ class Decision(Struct, frozen=True):
 class Cascade(Struct, frozen=True):
     """What the cascade would do. `p_escalate` is how likely the large model is asked after all.
 
-    `source` says what the thresholds come from, `bound` what they promise.
+    Answers of the small model are kept from the score `threshold` on (None: none is), which
+    `rests_on` what was promised. `calibration` says where it comes from, of so many `labels`.
+    `usd` is what the request is expected to cost in all.
     """
 
     first: Literal["small", "large"]
     why: str
     p_escalate: float
     threshold: float | None
+    rests_on: str
+    calibration: str
+    labels: int
     max_wrong: float | None
-    source: str
-    bound: str
     small_usd: float
     large_usd: float
-    large_wait_s: float
+    usd: float
+    large_wait_s: float | None
 
 
 class Way(Struct, frozen=True):
@@ -139,7 +143,7 @@ class Choice(Struct, frozen=True):
     """Who answers, if nothing changes until then.
 
     `in_time` is False where the wait is longer than the caller has: it is held none the less, and
-    gets an error when its time is over. `usd` is without the start.
+    gets an error when its time is over. `usd` is without the start; of a cascade, in all.
     """
 
     model: str

@@ -6,8 +6,10 @@ The places are those of `router/places.py`, looked at and not asked.
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from backends.fleet import Snapshot
+from config.policy import Use
 from policies.arrival import Kind
 from router import places
 from router.candidates import Candidates, named
@@ -17,7 +19,6 @@ from router.facts import RequestFacts
 from router.journey import Leg
 from router.pins import Pin
 from router.request import Request
-from router.route import Route
 from router.routing import Router
 
 
@@ -31,10 +32,18 @@ class Outlook(Struct, frozen=True):
     cascade: Cascade | None = None
 
 
-async def outlook(
-    router: Router, request: Request, facts: RequestFacts, leg: Leg, route: Route | None
+def outlook(
+    router: Router,
+    request: Request,
+    facts: RequestFacts,
+    leg: Leg,
+    use: Use | None = None,
+    cascade: Cascade | None = None,
 ) -> Outlook:
-    """`request` has what a rule has set in it."""
+    """`request` has in it what a rule has set, `leg` is its way to the model that is asked first.
+
+    `use` is that of the rule, for a policy.
+    """
     now_s = router.clock()
     snapshot, asked = router.fleet.snapshot, leg.asked(request, now_s)
     plan = places.Places(snapshot, leg.model, asked, router.planners, lambda: now_s)
@@ -43,11 +52,13 @@ async def outlook(
     pin = router.pins.find(continues) if continues is not None else None
     if pin is not None and pin.model == leg.model:
         found = (_pinned(snapshot, pin), *found)
-    candidates = _candidates(router, facts, leg, route)
+    candidates = _candidates(router, facts, leg, use)
     if not found:
-        return Outlook(candidates, (), None, refused(plan.nothing_left()))
+        return Outlook(candidates, (), None, refused(plan.nothing_left()), cascade)
     choice = _choice(found[0], candidates, asked.deadline_s - now_s)
-    return Outlook(candidates, found, choice, None)
+    if cascade is not None:
+        choice = replace(choice, usd=cascade.usd)
+    return Outlook(candidates, found, choice, None, cascade)
 
 
 def refused(error: GatewayError) -> Refusal:
@@ -72,13 +83,12 @@ def _pinned(snapshot: Snapshot, pin: Pin) -> Place:
 
 
 def _candidates(
-    router: Router, facts: RequestFacts, leg: Leg, route: Route | None
+    router: Router, facts: RequestFacts, leg: Leg, use: Use | None
 ) -> tuple[Candidate, ...]:
     snapshot = router.fleet.snapshot
     overflow = leg.overflow
     if overflow is None:
         overflow = snapshot.config.models[leg.model].overflow
-    use = route.use if route is not None else None
     look_at = Candidates(snapshot, router.planners)
     return tuple(
         look_at.candidate(model, role, weight, facts.input_tokens(model), facts.output_tokens)

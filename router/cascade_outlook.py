@@ -1,0 +1,57 @@
+"""What a cascade would do with a request: the same questions as when it runs, and no answer."""
+
+import math
+from typing import Literal
+
+from policies import cascade
+from policies.calibration import Calibration
+from policies.cascade import Terms
+from router.cascade import why_unjudged
+from router.explanation import Cascade
+from router.record import Record
+from router.route import Route
+from router.routing import Router
+
+
+async def cascade_outlook(router: Router, route: Route) -> Cascade | None:
+    """None where the rule has no cascade, or the request continues what one model has begun."""
+    request = route.request
+    if route.use.cascade is None or request.follows_response is not None:
+        return None
+    course, leg = router.cascades.course(route), route.leg(route.model)
+    record = Record(request.id, request.dialect, router.clock(), priority=leg.priority_of(request))
+    terms = course.terms(record, None)
+    unjudged = why_unjudged(request)
+    if unjudged is not None:
+        return _cascade("large", unjudged, 1.0, course.calibration, terms)
+    foreseen = await course.foreseen()
+    likely = foreseen.escalated if foreseen is not None else None
+    first = cascade.begin(likely, course.calibration, terms)
+    if likely is None:
+        likely = cascade.share_escalated(course.calibration, terms)
+    return _cascade(first.model, first.reason, likely, course.calibration, terms)
+
+
+def _cascade(
+    first: Literal["small", "large"],
+    why: str,
+    likely: float,
+    calibration: Calibration,
+    terms: Terms,
+) -> Cascade:
+    threshold, rests_on = cascade.least_score(calibration, terms)
+    small_first_usd = terms.small_usd + likely * terms.large_usd
+    return Cascade(
+        first=first,
+        why=why,
+        p_escalate=likely,
+        threshold=threshold if math.isfinite(threshold) else None,
+        rests_on=rests_on,
+        calibration=calibration.source,
+        labels=calibration.labels,
+        max_wrong=terms.max_wrong,
+        small_usd=terms.small_usd,
+        large_usd=terms.large_usd,
+        usd=small_first_usd if first == "small" else terms.large_usd,
+        large_wait_s=terms.large_wait_s if math.isfinite(terms.large_wait_s) else None,
+    )
