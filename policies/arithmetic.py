@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
+NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 _SIDE = 40  # tokens of one side of an equation that are looked at
 _SCALES = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
 
 
 class Sums(Struct, frozen=True):
-    """`stated` equations between numbers, `false` ones among them, and each chain's last value."""
+    """`stated` equations between numbers, `false` ones among them; how each chain of them ends."""
 
     stated: int
     false: int
@@ -39,7 +39,7 @@ def sums(text: str) -> Sums:
                 stated += 1
                 false += not _agree(left, right)
         if values[-1] is not None:
-            results.append(values[-1].readings[0])
+            results.append(values[-1].readings[1])
     return Sums(stated, false, tuple(results))
 
 
@@ -58,7 +58,9 @@ _SPELLINGS = (
     (re.compile(r"(?<=[\d%]) of (?=[$€£]?\d)"), "*"),
     (re.compile(r"[−–]"), "-"),
     (re.compile(r"≈|\\approx\b"), "="),
-    (re.compile(r"\\?[$€£]|\\(?=%)|\\(?:left|right)(?=[()])|(?m:^[ \t]*[-*+•][ \t])"), ""),
+    (re.compile(r"/ ?[^\W\d_]{2,}"), ""),  # a rate: 3 m/s, $2 per cup written as $2/cup
+    (re.compile(r"\\text\{([^{}]{1,50})\}"), r"\1"),
+    (re.compile(r"\\?[$€£]|\\ |\\(?=%)|\\(?:left|right)(?=[()])|(?m:^[ \t]*[-*+•][ \t])"), ""),
 )
 _TOKEN = re.compile(
     rf"(?P<number>{NUMBER})|(?P<word>[^\W\d_]+)|(?P<sign>[-+*/()%=])|(?P<other>\n|\S)"

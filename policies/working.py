@@ -12,6 +12,7 @@ from msgspec import Struct
 from policies.arithmetic import NUMBER, numbers, sums
 
 _SEARCHED = 20_000  # characters at the end of an answer, and of a prompt, that are looked at
+_LINE = 500
 
 
 class Working(Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +39,7 @@ def working(prompt: str, answer: str) -> Working:
     prompt, answer = prompt[-_SEARCHED:], answer[-_SEARCHED:].rstrip()
     given = numbers(prompt)
     found = sums(answer)
-    marked = _MARK.search(answer)
+    marked = max(_MARK.finditer(answer), key=re.Match.start, default=None)
     result = _result(answer, marked)
     return Working(
         sums_hold=found.false == 0 if found.stated else None,
@@ -47,13 +48,13 @@ def working(prompt: str, answer: str) -> Working:
         whole_result=None if result is None else _whole(result, given),
         numbers_used=_used(given, numbers(answer)),
         steps=min(found.stated / len(given), 2.0) if given else None,
-        finished=_END.search(answer) is not None,
+        finished=_END.search(answer.rpartition("\n")[2][-_LINE:]) is not None,
         no_doubts=_DOUBT.search(answer) is None,
     )
 
 
 _MARK = re.compile(
-    r"(?:####|\\boxed\{|\b(?:final )?answer(?:\s+is)?\s*:?\**)(?P<result>[^\n]{0,200})",
+    r"(?:####|\\boxed\{|\banswer(?:\s{1,3}is\b|\s{0,3}:)[:*]{0,3})(?P<result>[^\n]{0,200})",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(NUMBER)
@@ -80,7 +81,8 @@ def _result(answer: str, marked: re.Match[str] | None) -> float | None:
 def _concluded(result: float | None, results: Sequence[float]) -> bool | None:
     if result is None or not results:
         return None
-    return abs(result - results[-1]) <= 0.01 * max(1.0, abs(result)) * (result != int(result))
+    rounded = 0.0 if result.is_integer() else 0.01 * max(1.0, abs(result))
+    return abs(result - results[-1]) <= rounded
 
 
 def _plain(marked: re.Match[str] | None) -> bool:
@@ -92,4 +94,4 @@ def _whole(result: float, given: Sequence[float]) -> bool:
 
 
 def _used(given: Sequence[float], taken: Sequence[float]) -> float | None:
-    return sum(number in taken for number in set(given)) / len(set(given)) if given else None
+    return len(set(given) & set(taken)) / len(set(given)) if given else None

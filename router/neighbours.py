@@ -18,10 +18,14 @@ from numpy.typing import NDArray
 from router.embedder import embedder
 
 FORMAT = 1  # of the file
-NEAREST = 100
-WARMTH = 0.1  # similarity by which a neighbour counts e times less than the nearest
-PRIOR = 5.0  # prompts at the base rate that every estimate is blended with
+# Flat optimum on 300 to 11,000 prompts of MMLU: 100 to 300, 0.1 to 0.2 and 0.1 to 1 do as well.
+NEAREST = 200
+WARMTH = 0.15  # cosine by which a neighbour counts e times less; the same prompt counts 1
+PRIOR = 0.3  # of such counts, at the base rate, in every estimate: what is far from all gets that
 OUTCOMES = ("small_right", "large_right", "escalated")
+
+_BLOCK = 256  # rows compared at once with all the others
+_NOWHERE = -1e3  # as a cosine: counts nothing
 
 Vector = NDArray[np.float32]
 
@@ -48,16 +52,25 @@ class Neighbours:
 
     def nearest(self, vector: Vector, k: int = NEAREST) -> tuple[NDArray[np.intp], Vector]:
         """Rows of the k nearest prompts in no order, and the cosine to each."""
-        near: Vector = self._vectors @ vector
-        k = min(k, len(near))
-        rows = np.argpartition(near, -k)[-k:]
-        return rows, near[rows]
+        return _nearest(self._vectors @ vector, k)
 
     def estimate(self, vector: Vector) -> Estimate:
-        rows, near = self.nearest(vector)
-        weights = np.exp((near - near.max()) / WARMTH)
+        return self._estimate(self._vectors @ vector)
+
+    def left_out(self) -> list[Estimate]:
+        """For each prompt, in order, what the others say of it; for fits and measurements."""
+        found: list[Estimate] = []
+        for start in range(0, len(self), _BLOCK):
+            near = self._vectors[start : start + _BLOCK] @ self._vectors.T
+            near[np.arange(len(near)), np.arange(start, start + len(near))] = _NOWHERE
+            found += [self._estimate(row) for row in near]
+        return found
+
+    def _estimate(self, near: Vector) -> Estimate:
+        rows, near = _nearest(near, NEAREST)
+        weights = np.exp((near - 1) / WARMTH)
         seen = weights @ self._outcomes[rows] + PRIOR * self._base
-        return Estimate(*(float(p) for p in seen / (weights.sum() + PRIOR)))
+        return Estimate(*(float(p) for p in np.clip(seen / (weights.sum() + PRIOR), 0, 1)))
 
     def save(self, path: Path) -> None:
         """Write the file whole, or leave the one that was there."""
@@ -86,8 +99,10 @@ class Neighbours:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 parts = {name: stored[name] for name in stored.files}
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as exc:
-            raise ValueError(f"{path}: not a file of neighbours ({exc})") from exc
+        except OSError as exc:
+            raise ValueError(f"cannot read the neighbours {path}: {exc.strerror}") from exc
+        except (EOFError, ValueError, TypeError, zipfile.BadZipFile) as exc:
+            raise ValueError(f"{path}: not a file of neighbours") from exc
         return cls._checked(path, embedder, parts)
 
     @classmethod
@@ -107,6 +122,12 @@ class Neighbours:
         vectors, outcomes = (parts[n].astype(np.float32) for n in ("vectors", "outcomes"))
         _check_shapes(path, vectors, outcomes)
         return cls(made_by, vectors, outcomes)
+
+
+def _nearest(near: Vector, k: int) -> tuple[NDArray[np.intp], Vector]:
+    k = min(k, len(near))
+    rows = np.argpartition(near, -k)[-k:]
+    return rows, near[rows]
 
 
 def _check_shapes(path: Path, vectors: Vector, outcomes: Vector) -> None:
