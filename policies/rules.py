@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from config.policy import Policy, Rule
-from policies.conditions import Condition, Holds, Scene, compile_when
+from policies.conditions import Condition, Holds, Scene, compile_when, every
 from policies.facts import Facts, Pending
 from policies.wordings import Wordings
 
@@ -28,7 +28,7 @@ class CompiledPolicy(Struct, frozen=True, eq=False):
     name: str
     policy: Policy
     rules: tuple[CompiledRule, ...]
-    steps: tuple[tuple[CompiledRule, tuple[Holds, ...]], ...]  # the same, as they are asked
+    steps: tuple[tuple[Holds, CompiledRule], ...]  # the same, as they are asked
 
 
 class Tried(Struct, frozen=True):
@@ -53,7 +53,7 @@ def compile_policy(name: str, policy: Policy, lines: Sequence[int] = ()) -> Comp
         for n, rule in enumerate(policy.first_match)
     )
     wordings.compiled()
-    steps = tuple((rule, tuple(each.holds for each in rule.conditions)) for rule in rules)
+    steps = tuple((every(rule.conditions), rule) for rule in rules)
     return CompiledPolicy(name, policy, rules, steps)
 
 
@@ -64,17 +64,11 @@ def _counted_by(rule: Rule) -> str:
 
 def decide(policy: CompiledPolicy, facts: Facts) -> CompiledRule | Pending:
     """The first rule that matches, or the fact that must be fetched to tell which that is."""
-    for rule, checks in policy.steps:
-        waits: Pending | None = None
-        for holds in checks:
-            answer = holds(facts)
-            if answer is True:
-                continue
-            if answer is False:
-                break
-            waits = waits or answer
-        else:
-            return waits or rule
+    for holds, rule in policy.steps:
+        answer = holds(facts)
+        if answer is False:
+            continue
+        return rule if answer is True else answer
     return policy.rules[-1]  # which has no condition in any file that is loaded
 
 

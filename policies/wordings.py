@@ -32,45 +32,47 @@ class Wordings:
     """
 
     def __init__(self) -> None:
-        self._keywords: list[tuple[int, bytes]] = []
-        self._regexes: list[tuple[int, bytes]] = []
-        self._next = 0
-        self._search: tuple[_Patterns | None, _Patterns | None] | None = None
+        self._keywords: list[_Numbered] = []
+        self._regexes: list[_Numbered] = []
+        self._search: _Search | None = None
 
     def add_keywords(self, words: Sequence[str]) -> int:
         """Found when one of the words or phrases is."""
-        pattern = "|".join(_keyword(word) for word in words)
-        self._keywords.append((self._next, _bytes(pattern)))
-        return self._number()
+        return self._add(self._keywords, "|".join(map(_keyword, words)))
 
     def add_regex(self, pattern: str) -> int:
-        self._regexes.append((self._next, _bytes(pattern)))
-        return self._number()
+        return self._add(self._regexes, pattern)
 
-    def _number(self) -> int:
-        self._next += 1
-        return self._next - 1
+    def _add(self, patterns: "list[_Numbered]", pattern: str) -> int:
+        number = len(self._keywords) + len(self._regexes)
+        patterns.append((number, _bytes(pattern)))
+        return number
 
     def compiled(self) -> "Wordings":
         """Itself, with the work done that a first search would do."""
         if self._search is None:
-            self._search = (
-                _Patterns(self._keywords) if self._keywords else None,
-                _Patterns(self._regexes) if self._regexes else None,
-            )
+            self._search = _Search(self._keywords, self._regexes)
         return self
 
     def found_in(self, text: str) -> frozenset[int]:
-        if self._search is None:
-            self.compiled()
-        assert self._search is not None
-        keywords, regexes = self._search
-        found: set[int] = set()
-        if keywords is not None:
-            found.update(keywords.found_in(_bytes(folded(text))))
-        if regexes is not None:
-            found.update(regexes.found_in(_bytes(text)))
-        return frozenset(found)
+        search = self._search
+        if search is None:
+            search = self._search = _Search(self._keywords, self._regexes)
+        if text.isascii():
+            return search.ascii.found_in(text.encode())
+        keywords = search.keywords.found_in(_bytes(folded(text)))
+        return keywords | search.regexes.found_in(_bytes(text))
+
+
+class _Search:
+    """Keywords are looked for in the folded text. In one of ASCII that is a matter of the pattern,
+    so that one search finds all."""
+
+    def __init__(self, keywords: "list[_Numbered]", regexes: "list[_Numbered]") -> None:
+        self.keywords = _Patterns(keywords)
+        self.regexes = _Patterns(regexes)
+        any_case = [(number, b"(?i:%b)" % pattern) for number, pattern in keywords]
+        self.ascii = _Patterns([*any_case, *regexes])
 
 
 def has_keyword(word: str, text: str) -> bool:
@@ -114,29 +116,38 @@ def _options() -> re2.Options:
 _ALONE = re2.compile(f"[{_BETWEEN}]".encode(), _options())
 
 
+_Numbered = tuple[int, bytes]
+_NOTHING: frozenset[int] = frozenset()
+
+
 class _Patterns:
     """Patterns with numbers, as one automaton where it fits into memory, else one by one."""
 
-    def __init__(self, patterns: Sequence[tuple[int, bytes]]) -> None:
+    def __init__(self, patterns: Sequence[_Numbered]) -> None:
         self._patterns = patterns
         self._numbers = [number for number, _ in patterns]
         options = _options()
         options.max_mem = _MOST_MEMORY
         self._all = re2.Set.SearchSet(options)
-        for pattern in [pattern for _, pattern in patterns]:
+        for _, pattern in patterns:
             self._all.Add(pattern)
-        self._always = self._all.Add(b"")  # is not found when the automaton ran out of memory
+        # Found in every text, unless the automaton ran out of memory.
+        self._always = self._all.Add(b"")
+        self._only_that = [self._always]
         try:
             self._all.Compile()
         except re2.error:
             self._all = None
 
-    def found_in(self, text: bytes) -> list[int]:
-        if self._all is not None:
-            found = self._all.Match(text)
-            if self._always in found:
-                return [self._numbers[n] for n in found if n != self._always]
-        return [number for number, one in self._one_by_one if one.search(text) is not None]
+    def found_in(self, text: bytes) -> frozenset[int]:
+        if not self._patterns:
+            return _NOTHING
+        found = self._all.Match(text) if self._all is not None else ()
+        if found == self._only_that:
+            return _NOTHING
+        if self._always in found:
+            return frozenset(self._numbers[n] for n in found if n != self._always)
+        return frozenset(number for number, one in self._one_by_one if one.search(text))
 
     @cached_property
     def _one_by_one(self) -> list[tuple[int, Any]]:

@@ -5,10 +5,9 @@ and the model server will tell its caller. What must be waited for is fetched by
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b, sha256
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -29,6 +28,7 @@ _CONVERSATION = {"chat": "messages", "messages": "messages", "responses": "input
 _IMAGES = frozenset({"image_url", "input_image", "image"})
 _AUDIO = frozenset({"input_audio", "audio"})
 _TEXTS = frozenset({"text", "input_text"})
+_MOST_OUTPUT = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _SYSTEM = frozenset({"system", "developer"})
 
 
@@ -49,6 +49,22 @@ class World(Protocol):
     async def similarity(self, text: str, to: Similar) -> float | None: ...
 
 
+_Fact = TypeVar("_Fact")
+
+
+class _once(Generic[_Fact]):
+    """What is read at most once, when it is asked for: `cached_property` without its lock, which
+    costs more than most of what is read here (Python 3.11)."""
+
+    def __init__(self, read: Callable[[Any], _Fact]) -> None:
+        self._read = read
+        self._name = read.__name__
+
+    def __get__(self, facts: Any, owner: type) -> _Fact:
+        fact = facts.__dict__[self._name] = self._read(facts)
+        return fact
+
+
 class RequestFacts:
     """One request and the world around it. `epoch_s` is when it came."""
 
@@ -60,6 +76,7 @@ class RequestFacts:
         self.model = body.model if body is not None else ""
         self._fields = body.fields if isinstance(body, JsonBody) else {}
         self.priority: Priority = request.priority or "normal"
+        self._headers: dict[str, str | None] = {}
         self._found: dict[Wordings, frozenset[int]] = {}
         self._counts: dict[str, Count] = {}
         self._exact: dict[str, Count] = {}
@@ -68,10 +85,14 @@ class RequestFacts:
         self._asked: dict[int, Similar] = {}
 
     def header(self, name: str) -> str | None:
+        if name in self._headers:
+            return self._headers[name]
         value = self._request.fields.get(name.encode("latin-1", "replace"))
-        return value.decode("latin-1") if value is not None else None
+        text = value.decode("latin-1") if value is not None else None
+        self._headers[name] = text
+        return text
 
-    @cached_property
+    @_once
     def key(self) -> str | None:
         fields = self._request.fields
         bearer = fields.get(b"authorization", b"")
@@ -83,44 +104,47 @@ class RequestFacts:
 
     # --- the body ---------------------------------------------------------------------------------
 
-    @cached_property
+    @_once
     def output_tokens(self) -> int | None:
-        for key in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-            value = self._value(key)
-            if isinstance(value, int) and not isinstance(value, bool):
-                return value
+        for key in _MOST_OUTPUT:
+            if key in self._fields:
+                value = self._value(key)
+                if isinstance(value, int) and not isinstance(value, bool):
+                    return value
         return None
 
-    @cached_property
+    @_once
     def tools(self) -> bool:
-        return any(bool(self._value(key)) for key in ("tools", "functions"))
-
-    @cached_property
-    def json_schema(self) -> bool:
-        return any(
-            isinstance(part, dict) and part.get("type") in ("json_schema", "json_object")
-            for part in (self._value("response_format"), self._format_of_text)
+        fields = self._fields
+        return ("tools" in fields and bool(self._value("tools"))) or (
+            "functions" in fields and bool(self._value("functions"))
         )
 
-    @property
-    def _format_of_text(self) -> object:
-        text = self._value("text") if self._request.dialect == "responses" else None
-        return text.get("format") if isinstance(text, dict) else None
+    @_once
+    def json_schema(self) -> bool:
+        wanted: object = None
+        if "response_format" in self._fields:
+            wanted = self._value("response_format")
+        elif "text" in self._fields and self._request.dialect == "responses":
+            text = self._value("text")
+            wanted = text.get("format") if isinstance(text, dict) else None
+        return isinstance(wanted, dict) and wanted.get("type") in ("json_schema", "json_object")
 
-    @cached_property
+    @_once
     def image(self) -> bool:
-        return self._has_part(b"image", _IMAGES)
+        return self._in_parts(b"image") and any(p.get("type") in _IMAGES for p in self._parts())
 
-    @cached_property
+    @_once
     def audio(self) -> bool:
-        return self._has_part(b"audio", _AUDIO)
+        return self._in_parts(b"audio") and any(p.get("type") in _AUDIO for p in self._parts())
 
-    def _has_part(self, sign: bytes, kinds: frozenset[str]) -> bool:
-        """Whether a message has a part of one of the kinds, whose names all hold `sign`."""
+    def _in_parts(self, sign: bytes) -> bool:
+        """Whether a message may have parts of the types whose names all hold `sign`.
+
+        Without a list in it no message has parts; a type may be spelled with escapes.
+        """
         raw = self._conversation
-        if raw is None or (sign not in raw and b"\\u00" not in raw):
-            return False
-        return any(part.get("type") in kinds for part in self._parts())
+        return raw.find(b"[", 1) > 0 and (sign in raw or b"\\u00" in raw)
 
     def _parts(self) -> Iterator[dict[str, Any]]:
         for message in self._messages:
@@ -129,7 +153,7 @@ class RequestFacts:
                 if isinstance(part, dict):
                     yield part
 
-    @cached_property
+    @_once
     def text(self) -> str:
         return self._last_text()[-LONGEST_TEXT:]
 
@@ -145,20 +169,19 @@ class RequestFacts:
                 return text
         return ""
 
-    @property
-    def _conversation(self) -> bytes | None:
+    @_once
+    def _conversation(self) -> bytes:
         value = self._fields.get(_CONVERSATION.get(self._request.dialect, ""))
-        return bytes(value) if value is not None else None
+        return bytes(value) if value is not None else b""
 
-    @cached_property
+    @_once
     def _raw_messages(self) -> list[Raw]:
-        raw = self._conversation
         try:
-            return _ITEMS.decode(raw) if raw is not None else []
+            return _ITEMS.decode(self._conversation)
         except _UNREADABLE:
             return []
 
-    @cached_property
+    @_once
     def _messages(self) -> list[dict[str, Any]]:
         return [_map(raw) for raw in self._raw_messages]
 
@@ -250,7 +273,7 @@ class RequestFacts:
             return value if isinstance(value, str) and value else None
         return self.header(affinity.removeprefix("header:").lower())
 
-    @cached_property
+    @_once
     def _conversation_key(self) -> str | None:
         """From the system prompt and the first user message: the same in each of its turns."""
         opening = self._opening()
@@ -263,7 +286,7 @@ class RequestFacts:
             bytes(self._fields[key]) for key in ("system", "instructions") if key in self._fields
         ]
         if not self._raw_messages:  # the input of Responses as one text
-            return b"\0".join([*begin, self._conversation or b""])
+            return b"\0".join([*begin, self._conversation])
         for message in self._messages:
             role = message.get("role")
             if role in _SYSTEM or role == "user":
