@@ -14,8 +14,11 @@ Read = TypeVar("Read")
 SCHEMA_LIMIT = 256 * 1024  # bytes; a longer one is not compiled, and JSON alone is asked for
 
 
+_NULL = Raw(b"null")
+
+
 class _Schema(Struct):
-    schema: Raw | None = None
+    schema: Raw = _NULL
 
 
 class _Format(Struct):
@@ -25,7 +28,7 @@ class _Format(Struct):
 
 class _Function(Struct):
     name: str = ""
-    parameters: Raw | None = None
+    parameters: Raw = _NULL
 
 
 class _Tool(Struct):
@@ -54,9 +57,9 @@ def _read(body: JsonBody, key: str, kind: type[Read]) -> Read | None:
         return None
 
 
-def _check(schema: Raw | None) -> Check | None:
+def _check(schema: Raw) -> Check | None:
     """A caller's schema must not make the gateway fetch anything, nor search for ever."""
-    if schema is None or len(bytes(schema)) > SCHEMA_LIMIT:
+    if bytes(schema) == b"null" or len(bytes(schema)) > SCHEMA_LIMIT:
         return None
     try:
         validator = jsonschema_rs.validator_for(
@@ -64,7 +67,7 @@ def _check(schema: Raw | None) -> Check | None:
             retriever=_refuse,
             pattern_options=jsonschema_rs.RegexOptions(),
         )
-    except (jsonschema_rs.ValidationError, ValueError, RecursionError):
+    except (jsonschema_rs.ValidationError, *_UNREADABLE, ValueError):
         return None
     return validator.is_valid
 
