@@ -27,6 +27,7 @@ class _Commands(click.Group):
 
     elsewhere: ClassVar = {
         "cost": "proxy.cost",
+        "diff": "proxy.diff",
         "explain": "proxy.explain",
         "replay": "proxy.replay",
     }

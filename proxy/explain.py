@@ -1,6 +1,7 @@
 """`lamplighter explain`: what a configuration would do with a request, and why."""
 
 import asyncio
+import re
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from router.errors import GatewayError
 from router.explain import explain as explained
 from router.explanation import Candidate, Cascade, Choice, Decision, Explanation
 
+_NUMBER = re.compile(r"-|[-+]?[0-9.]+(e[-+][0-9]+)?")
 WIDTH = 100  # of everything that is printed, but for lines of the file
 CANDIDATES = (
     "CANDIDATE", "AS", "STATE", "WAIT S", "USD", "START USD", "GPU S", "TOKENS IN", "OUT",
@@ -81,13 +83,13 @@ def _parts(found: Explanation) -> Iterator[str]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """No wider than WIDTH: the first and the last column are folded where they must be."""
+    """No wider than WIDTH: text is folded where it must be, numbers never are."""
     found = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        numbers = column in ("LINE", "WAIT S", "USD", "START USD", "GPU S")
-        fixed = column not in (columns[0], columns[-1])
+    for n, column in enumerate(columns):
+        numbers = all(_NUMBER.fullmatch(row[n]) for row in rows)
         side: Literal["left", "right"] = "right" if numbers else "left"
-        found.add_column(column, justify=side, no_wrap=fixed, overflow="fold")
+        width = len(column)
+        found.add_column(column, justify=side, no_wrap=numbers, overflow="fold", min_width=width)
     for row in rows:
         found.add_row(*map(Text, row))
     return rendered(found)
@@ -160,7 +162,7 @@ def _chosen(choice: Choice) -> str:
     wait = "after a wait that nobody can tell"
     if choice.wait_s is not None:
         wait = f"after {_number(choice.wait_s)} s" if choice.wait_s else "at once"
-    late = "" if choice.in_time else ", which is longer than the caller may wait"
+    late = "" if choice.in_time is not False else ", which is longer than the caller may wait"
     start = f", and {_number(choice.start_usd)} for the start" if choice.start_usd else ""
     return f"{choice.model} answers ({choice.kind}) {wait}{late}; {_number(choice.usd)} USD{start}"
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Literal
 
+from msgspec import Struct
+
 from backends.fleet import ModelBackends, Snapshot
 from backends.instance import State as InstanceState
 from config.policy import Use
@@ -46,6 +48,13 @@ def _others(config: Config, model: str, overflow: tuple[str, ...]) -> Iterator[N
     yield from ((name, "overflow", None) for name in overflow)
 
 
+class Tokens(Struct, frozen=True):
+    """What is known of an answer's length: its tokens, or the most that the caller allows."""
+
+    count: int | None
+    how: Literal["known", "max_tokens"]
+
+
 class Candidates:
     """Reads the states of models; changes nothing of them."""
 
@@ -55,11 +64,10 @@ class Candidates:
         self._prices = Prices(snapshot.config, planners)
 
     def candidate(
-        self, model: str, role: Role, weight: float | None, prompt: Count, allowed: int | None
+        self, model: str, role: Role, weight: float | None, prompt: Count, answer: Tokens
     ) -> Candidate:
-        """`allowed` is the most tokens that the caller lets the answer have."""
         planner = self._planners.get(model)
-        expected, guessed_by = _output(planner, allowed)
+        expected, guessed_by = _output(planner, answer)
         input_tokens, output_tokens = float(prompt.tokens), float(expected)
         ways = tuple(_ways(self._snapshot.backends[model], planner))
         own = [way for way in ways if way.kind != "api"] or list(ways)
@@ -88,11 +96,11 @@ class Candidates:
         return (input_tokens * api.price.input + output_tokens * api.price.output) / 1e6
 
 
-def _output(planner: Planner | None, allowed: int | None) -> tuple[int, HowGuessed]:
+def _output(planner: Planner | None, answer: Tokens) -> tuple[int, HowGuessed]:
     """Tokens of the answer: the mean of the model's answers, but never more than is allowed."""
     mean = OUTPUT_GUESS if planner is None else planner.output_mean
-    if allowed is not None and allowed < mean:
-        return allowed, "max_tokens"
+    if answer.count is not None and (answer.how == "known" or answer.count < mean):
+        return answer.count, answer.how
     return round(mean), "guess" if mean == OUTPUT_GUESS else "mean"
 
 

@@ -28,14 +28,22 @@ from router.route import Route
 from router.routing import Router
 
 
-async def explain(router: Router, request: Request) -> Explanation:
-    """Raises BadRequest and UnknownModel, as the request itself would get them."""
+async def explain(
+    router: Router,
+    request: Request,
+    facts: RequestFacts | None = None,
+    output_tokens: int | None = None,
+) -> Explanation:
+    """Raises BadRequest and UnknownModel, as the request itself would get them.
+
+    `facts` stand in place of what the request itself tells, `output_tokens` in place of a guess.
+    """
     if request.body is None:
         raise BadRequest("only a call that names a model is explained")
-    facts = router.facts(request)
+    facts = facts or router.facts(request)
     policy = router.policy(request)
     if policy is None:
-        return _named(router, request, facts)
+        return _named(router, request, facts, output_tokens)
     tried = await _tried(policy, facts)
     rule = tried[-1].rule
     if rule.rule.deny is not None:
@@ -47,18 +55,20 @@ async def explain(router: Router, request: Request) -> Explanation:
         cascade = await cascade_outlook(router, route)
         large_first = cascade is not None and cascade.first == "large"
         leg = route.leg(route.use.models[1] if large_first else route.model)
-        ahead = outlook(router, route.request, facts, leg, route.use, cascade)
+        ahead = outlook(router, route.request, facts, leg, output_tokens, route.use, cascade)
         decision = _decision(leg, request, route, _why_this_model(route, cascade))
         found = Explanation(_at(facts), _asked(request, leg), decision, **asdict(ahead))
     config = router.fleet.snapshot.config
     return replace(found, policy=policy.name, **_shown(config, policy, tried))
 
 
-def _named(router: Router, request: Request, facts: RequestFacts) -> Explanation:
+def _named(
+    router: Router, request: Request, facts: RequestFacts, output_tokens: int | None
+) -> Explanation:
     """A model and no policy."""
     leg = router.plain_leg(request)
     decision = _decision(leg, request, None, "the caller named it")
-    ahead = outlook(router, request, facts, leg)
+    ahead = outlook(router, request, facts, leg, output_tokens)
     return Explanation(_at(facts), _asked(request, leg), decision, **asdict(ahead))
 
 

@@ -16,7 +16,7 @@ Role = Literal["model", "split", "small", "large", "fallback", "overflow"]
 State = Literal[
     "ready", "full", "starting", "waking", "asleep", "off", "failed", "draining", "down"
 ]
-HowGuessed = Literal["max_tokens", "mean", "guess"]
+HowGuessed = Literal["known", "max_tokens", "mean", "guess"]
 
 
 class Asked(Struct, frozen=True):
@@ -149,7 +149,7 @@ class Choice(Struct, frozen=True):
     model: str
     kind: Kind
     wait_s: float | None
-    in_time: bool
+    in_time: bool | None
     usd: float
     start_usd: float
     why: str

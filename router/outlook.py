@@ -12,7 +12,7 @@ from backends.fleet import Snapshot
 from config.policy import Use
 from policies.arrival import Kind
 from router import places
-from router.candidates import Candidates, named
+from router.candidates import Candidates, Tokens, named
 from router.errors import GatewayError
 from router.explanation import Candidate, Cascade, Choice, Place, Refusal
 from router.facts import RequestFacts
@@ -37,12 +37,13 @@ def outlook(
     request: Request,
     facts: RequestFacts,
     leg: Leg,
+    output_tokens: int | None,
     use: Use | None = None,
     cascade: Cascade | None = None,
 ) -> Outlook:
     """`request` has in it what a rule has set, `leg` is its way to the model that is asked first.
 
-    `use` is that of the rule, for a policy.
+    `output_tokens` is None where nobody knows them; `use` is that of the rule, for a policy.
     """
     now_s = router.clock()
     snapshot, asked = router.fleet.snapshot, leg.asked(request, now_s)
@@ -52,7 +53,10 @@ def outlook(
     pin = router.pins.find(continues) if continues is not None else None
     if pin is not None and pin.model == leg.model:
         found = (_pinned(snapshot, pin), *found)
-    candidates = _candidates(router, facts, leg, use)
+    answer = Tokens(output_tokens, "known")
+    if output_tokens is None:
+        answer = Tokens(facts.output_tokens, "max_tokens")
+    candidates = _candidates(router, facts, leg, answer, use)
     if not found:
         return Outlook(candidates, (), None, refused(plan.nothing_left()), cascade)
     choice = _choice(found[0], candidates, asked.deadline_s - now_s)
@@ -83,7 +87,7 @@ def _pinned(snapshot: Snapshot, pin: Pin) -> Place:
 
 
 def _candidates(
-    router: Router, facts: RequestFacts, leg: Leg, use: Use | None
+    router: Router, facts: RequestFacts, leg: Leg, answer: Tokens, use: Use | None
 ) -> tuple[Candidate, ...]:
     snapshot = router.fleet.snapshot
     overflow = leg.overflow
@@ -91,7 +95,7 @@ def _candidates(
         overflow = snapshot.config.models[leg.model].overflow
     look_at = Candidates(snapshot, router.planners)
     return tuple(
-        look_at.candidate(model, role, weight, facts.input_tokens(model), facts.output_tokens)
+        look_at.candidate(model, role, weight, facts.input_tokens(model), answer)
         for model, role, weight in named(snapshot.config, leg.model, use, overflow)
     )
 
@@ -109,7 +113,7 @@ def _choice(place: Place, candidates: Sequence[Candidate], left_s: float) -> Cho
         model=place.model,
         kind=place.kind,
         wait_s=wait_s,
-        in_time=wait_s is not None and wait_s <= left_s,
+        in_time=wait_s <= left_s if wait_s is not None else None,
         usd=usd,
         start_usd=by_model[started].start_usd if started is not None else 0.0,
         why=place.why,
