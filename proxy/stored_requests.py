@@ -92,10 +92,8 @@ def _rows(path: Path) -> Iterator[Stored]:
             there = {name for _, name, *_ in database.execute("PRAGMA table_info(requests)")}
             asked = "asked" if "asked" in there else "model"
             columns = [asked if name == "asked" else name for name in Kept.__struct_fields__]
-            rows = database.execute(
-                f"SELECT rowid, {', '.join(columns)} FROM requests WHERE {asked} != '' ORDER BY time"
-            )
-            for number, *values in rows:
+            wanted = f"SELECT rowid, {', '.join(columns)} FROM requests"
+            for number, *values in database.execute(f"{wanted} WHERE {asked} != '' ORDER BY time"):
                 row = msgspec.convert(dict(zip(Kept.__struct_fields__, values, strict=True)), Kept)
                 yield Stored(number, request_of(row, str(number)), row.time, row)
     except (sqlite3.Error, msgspec.ValidationError) as error:

@@ -67,7 +67,7 @@ class Candidates:
         self, model: str, role: Role, weight: float | None, prompt: Count, answer: Tokens
     ) -> Candidate:
         planner = self._planners.get(model)
-        expected, guessed_by = _output(planner, answer)
+        expected, guessed_by = self._output(model, answer)
         input_tokens, output_tokens = float(prompt.tokens), float(expected)
         ways = tuple(_ways(self._snapshot.backends[model], planner))
         own = [way for way in ways if way.kind != "api"] or list(ways)
@@ -89,19 +89,20 @@ class Candidates:
             ways=ways,
         )
 
+    def _output(self, model: str, answer: Tokens) -> tuple[int, HowGuessed]:
+        if answer.count is not None and answer.how == "known":
+            return answer.count, "known"
+        mean = self._prices.output_tokens(model, None)
+        expected = self._prices.output_tokens(model, answer.count)
+        if expected < mean:
+            return round(expected), "max_tokens"
+        return round(mean), "guess" if mean == OUTPUT_GUESS else "mean"
+
     def _api_usd(self, model: str, input_tokens: float, output_tokens: float) -> float | None:
         api = self._snapshot.config.models[model].api
         if api is None or not (api.price.input or api.price.output):
             return None
         return (input_tokens * api.price.input + output_tokens * api.price.output) / 1e6
-
-
-def _output(planner: Planner | None, answer: Tokens) -> tuple[int, HowGuessed]:
-    """Tokens of the answer: the mean of the model's answers, but never more than is allowed."""
-    mean = OUTPUT_GUESS if planner is None else planner.output_mean
-    if answer.count is not None and (answer.how == "known" or answer.count < mean):
-        return answer.count, answer.how
-    return round(mean), "guess" if mean == OUTPUT_GUESS else "mean"
 
 
 def _gpu_s(planner: Planner | None, input_tokens: float, output_tokens: float) -> float | None:

@@ -13,14 +13,16 @@ from router.route import Route
 from router.routing import Router
 
 
-async def cascade_outlook(router: Router, route: Route) -> Cascade | None:
+async def cascade_outlook(
+    router: Router, route: Route, output_tokens: int | None
+) -> Cascade | None:
     """None where the rule has no cascade, or the request continues what one model has begun."""
     request = route.request
     if route.use.cascade is None or request.follows_response is not None:
         return None
     course, leg = router.cascades.course(route), route.leg(route.model)
     record = Record(request.id, request.dialect, router.clock(), priority=leg.priority_of(request))
-    terms = course.terms(record, None)
+    terms = course.terms(record, output_tokens)
     unjudged = why_unjudged(request)
     if unjudged is not None:
         return _cascade("large", unjudged, 1.0, course.calibration, terms)

@@ -23,7 +23,7 @@ from router.journey import Journey
 from router.labels import Judged, Labels
 from router.places import Asked, Places
 from router.planners import Planners
-from router.prices import Prices, tokens_of
+from router.prices import Prices
 from router.record import Record
 from router.request import Request
 from router.route import Route
@@ -111,8 +111,6 @@ class LiveCourse:
 
     def terms(self, record: Record, output_tokens: int | None) -> Terms:
         route, cascades = self._route, self._cascades
-        prices = Prices(route.snapshot.config, cascades.planners)
-        input_tokens = tokens_of(route.request.size)
         settings = route.prepared.settings[self._large]
         planner = cascades.planners.get(self._large)
         # Without labels nobody knows how likely an escalation is, and so what the time is worth.
@@ -120,8 +118,8 @@ class LiveCourse:
         small_s, large_s = cascades.took_s(self._small, self._large) if known else (0.0, 0.0)
         left_s = record.received_s + settings.max_wait - cascades.clock()
         terms = Terms(
-            small_usd=prices.expected_usd(self._small, input_tokens, output_tokens),
-            large_usd=prices.expected_usd(self._large, input_tokens, output_tokens),
+            small_usd=self._usd(self._small, output_tokens),
+            large_usd=self._usd(self._large, output_tokens),
             small_s=self._wait_s(self._small, record) + small_s,
             large_s=large_s,
             large_wait_s=self._wait_s(self._large, record),
@@ -131,6 +129,15 @@ class LiveCourse:
             right_answer_usd=self._accept.right_answer,
         )
         return terms if planner is None else replace(terms, budget=planner.allowance)
+
+    def _usd(self, model: str, output_tokens: int | None) -> float:
+        """What the request costs there; without `output_tokens` by what is to be expected."""
+        facts = self._route.facts
+        prices = Prices(self._route.snapshot.config, self._cascades.planners)
+        expected: float | None = output_tokens
+        if expected is None:
+            expected = prices.output_tokens(model, facts.output_tokens)
+        return prices.expected_usd(model, facts.input_tokens(model).tokens, expected)
 
     def _wait_s(self, model: str, record: Record) -> float:
         route, cascades = self._route, self._cascades

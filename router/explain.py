@@ -52,7 +52,7 @@ async def explain(
         found = Explanation(_at(facts), _asked(request, None), decision, refusal=refusal)
     else:
         route = router.route(policy, rule, facts, request)
-        cascade = await cascade_outlook(router, route)
+        cascade = await cascade_outlook(router, route, output_tokens)
         large_first = cascade is not None and cascade.first == "large"
         leg = route.leg(route.use.models[1] if large_first else route.model)
         ahead = outlook(router, route.request, facts, leg, output_tokens, route.use, cascade)
@@ -159,6 +159,8 @@ def _shown(config: Config, policy: CompiledPolicy, tried: Iterable[Tried]) -> di
         return text
 
     written = config.policy_text(policy.name)
+    if not written or not _stands_alone(written[0][1], policy.name):
+        written = ()
     rules = (
         RuleTried(t.rule.number, t.rule.name, t.rule.line, t.matched, masked(t.why)) for t in tried
     )
@@ -166,3 +168,8 @@ def _shown(config: Config, policy: CompiledPolicy, tried: Iterable[Tried]) -> di
         "text": tuple(Line(line, masked(words)) for line, words in written),
         "rules": tuple(rules),
     }
+
+
+def _stands_alone(line: str, policy: str) -> bool:
+    """Whether the policy begins its line: else other parts of the file stand there too."""
+    return line.lstrip().lstrip("'\"").startswith(policy)

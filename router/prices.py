@@ -1,7 +1,7 @@
 """What a request to a model is expected to cost, for comparing models with each other."""
 
 from config.schema import Config
-from router.planner import BYTES_PER_TOKEN, OUTPUT_GUESS
+from router.planner import OUTPUT_GUESS
 from router.planners import Planners
 
 REQUESTS_S = 8.0  # that one always-on server carries, as `cold.speed.requests` has it by default
@@ -14,17 +14,16 @@ class Prices:
         self._config = config
         self._planners = planners
 
-    def expected_usd(
-        self, model: str, input_tokens: float, output_tokens: float | None = None
-    ) -> float:
-        """By the model's own rate card, else by its API's, else its share of a busy server.
+    def output_tokens(self, model: str, allowed: int | None) -> float:
+        """As many as the model's answers have on the whole, but never more than is allowed."""
+        planner = self._planners.get(model)
+        mean = planner.output_mean if planner is not None else OUTPUT_GUESS
+        return mean if allowed is None else min(mean, max(allowed, 0))
 
-        `output_tokens` is the mean of the model's answers where nobody knows better.
-        """
+    def expected_usd(self, model: str, input_tokens: float, output_tokens: float) -> float:
+        """By the model's own rate card, else by its API's, else its share of a busy server."""
         facts = self._config.models[model]
         planner = self._planners.get(model)
-        if output_tokens is None:
-            output_tokens = planner.output_mean if planner is not None else OUTPUT_GUESS
         rates = [facts.price, *([facts.api.price] if facts.api is not None else [])]
         for price in rates:
             if price.input or price.output:
@@ -33,8 +32,3 @@ class Prices:
             return planner.economics.hold_usd_s / planner.economics.requests_s
         hours_usd = [item.gpu_hour for item in facts.hot.urls] if facts.hot is not None else []
         return sum(hours_usd) / max(len(hours_usd), 1) / 3600 / REQUESTS_S
-
-
-def tokens_of(size: int) -> float:
-    """A guess at the tokens of `size` bytes."""
-    return size / BYTES_PER_TOKEN
