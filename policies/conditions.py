@@ -4,9 +4,8 @@ A condition holds, does not hold, or waits for a fact (`Pending`). Several toget
 soon as any of them decides them, so a fact is waited for only where nothing cheaper tells.
 """
 
-import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +13,7 @@ from msgspec import Struct
 
 from config.policy import BudgetLeft, Hours, InputTokens, Range, Similar, When
 from policies.facts import Facts, Pending
+from policies.gates import Between, Found, OneOf, Told, holds_within
 from policies.wordings import Wordings, has_keyword
 
 Answer = bool | Pending
@@ -27,13 +27,15 @@ _LONGEST_QUOTE = 60
 class Condition(Struct, frozen=True):
     """One key of a `when`. `rank` ascends with what it costs to tell; from `WAITS` on by waiting.
 
-    `why` tells the fact as it is, held against what is wanted; it is only for people.
+    `why` tells the fact as it is, held against what is wanted; it is only for people. `told` is
+    the one fact that decides it, if it is one that many rules may ask at once.
     """
 
     key: str
     rank: int
     holds: Holds
     why: Why
+    told: Told | None = None
 
 
 class Scene(Struct, frozen=True):
@@ -49,7 +51,9 @@ AT_ONCE, READ, SEARCHED, RECKONED, WAITS = range(5)
 def compile_when(when: When | None, scene: Scene) -> tuple[Condition, ...]:
     """Conditions that must all hold, the cheap ones first; none when there is no `when`."""
     written = when.written() if when is not None else {}
-    found = [_MEANINGS[key](value, scene) for key, value in written.items()]
+    headers = written.pop("header", {})
+    found = [_header(name, values) for name, values in headers.items()]
+    found += [_MEANINGS[key](value, scene) for key, value in written.items()]
     return tuple(sorted(found, key=lambda condition: condition.rank))
 
 
@@ -110,33 +114,30 @@ def _model(names: Sequence[str], scene: Scene) -> Condition:
     def why(facts: Facts) -> str:
         return f"model is {_quoted(facts.model)}" + _unless(facts.model in wanted, names)
 
-    return Condition("model", AT_ONCE, lambda facts: facts.model in wanted, why)
+    told = OneOf("model", operator.attrgetter("model"), wanted)
+    return Condition("model", AT_ONCE, _one_of(told), why, told)
 
 
-def _header(wanted: Mapping[str, Sequence[str]], scene: Scene) -> Condition:
-    parts = [_one_header(name, values) for name, values in wanted.items()]
-    return Condition("header", AT_ONCE, every(parts), _why_every(parts))
+def _one_of(told: OneOf) -> Holds:
+    return lambda facts: told.passes(told.read(facts))
 
 
-def _one_header(name: str, values: Sequence[str]) -> Condition:
-    wanted, any_value = frozenset(values), "*" in values
-
-    def holds(facts: Facts) -> bool:
-        return facts.header(name) in wanted
-
-    def is_there(facts: Facts) -> bool:
-        return facts.header(name) is not None
+def _header(name: str, values: Sequence[str]) -> Condition:
+    told = OneOf(
+        f"header {name}",
+        lambda facts: facts.header(name),
+        None if "*" in values else frozenset(values),
+    )
 
     def why(facts: Facts) -> str:
         value = facts.header(name)
         if value is None:
             return f"there is no header {name}"
         if name in _UNSAID:
-            other = "" if any_value or holds(facts) else ", with another value"
-            return f"header {name} is there{other}"
-        return f"header {name} is {_quoted(value)}" + _unless(any_value or holds(facts), values)
+            return f"header {name} is there" + ("" if told.passes(value) else ", and is another")
+        return f"header {name} is {_quoted(value)}" + _unless(told.passes(value), values)
 
-    return Condition("header", AT_ONCE, is_there if any_value else holds, why)
+    return Condition("header", AT_ONCE, _one_of(told), why, told)
 
 
 def _key(keys: Sequence[str], scene: Scene) -> Condition:
@@ -148,7 +149,8 @@ def _key(keys: Sequence[str], scene: Scene) -> Condition:
         other = "" if facts.key in wanted else ", which is none of those"
         return f"key is {facts.key[:15]}...{other}"
 
-    return Condition("key", READ, lambda facts: facts.key in wanted, why)
+    told = OneOf("key", operator.attrgetter("key"), wanted)
+    return Condition("key", READ, _one_of(told), why, told)
 
 
 def _priority(names: Sequence[str], scene: Scene) -> Condition:
@@ -157,20 +159,18 @@ def _priority(names: Sequence[str], scene: Scene) -> Condition:
     def why(facts: Facts) -> str:
         return f"priority is {facts.priority}" + _unless(facts.priority in wanted, names)
 
-    return Condition("priority", AT_ONCE, lambda facts: facts.priority in wanted, why)
+    told = OneOf("priority", operator.attrgetter("priority"), wanted)
+    return Condition("priority", AT_ONCE, _one_of(told), why, told)
 
 
 def _flag(key: str, has: str, has_not: str) -> "Meaning":
     def compiled(wanted: bool, scene: Scene) -> Condition:
-        said: Callable[[Facts], bool] = operator.attrgetter(key)
-
-        def lacks(facts: Facts) -> bool:
-            return not said(facts)
+        told = OneOf(key, operator.attrgetter(key), frozenset({wanted}))
 
         def why(facts: Facts) -> str:
-            return has if said(facts) else has_not
+            return has if told.read(facts) is True else has_not
 
-        return Condition(key, READ, said if wanted else lacks, why)
+        return Condition(key, READ, _one_of(told), why, told)
 
     return compiled
 
@@ -179,10 +179,7 @@ def _flag(key: str, has: str, has_not: str) -> "Meaning":
 
 
 def _input_tokens(limits: InputTokens, scene: Scene) -> Condition:
-    within, model = _within(limits), scene.model
-
-    def holds(facts: Facts) -> bool:
-        return within(facts.input_tokens(model).tokens)
+    within, model = holds_within(limits), scene.model
 
     def holds_exactly(facts: Facts) -> Answer:
         counted = facts.exact_tokens(model)
@@ -196,32 +193,24 @@ def _input_tokens(limits: InputTokens, scene: Scene) -> Condition:
 
     if limits.exact:
         return Condition("input_tokens", WAITS, holds_exactly, why)
-    return Condition("input_tokens", READ, holds, why)
+    told = Between(f"input_tokens {model}", lambda facts: facts.input_tokens(model).tokens, limits)
+    return Condition("input_tokens", READ, _between(told), why, told)
 
 
 def _output_tokens(limits: Range, scene: Scene) -> Condition:
-    within = _within(limits)
-
-    def holds(facts: Facts) -> bool:
-        most = facts.output_tokens
-        return most is not None and within(most)
-
     def why(facts: Facts) -> str:
         most = facts.output_tokens
         if most is None:
             return "the caller sets no limit on output_tokens"
         return _number(f"output_tokens is {most}", most, limits)
 
-    return Condition("output_tokens", READ, holds, why)
+    told = Between("output_tokens", operator.attrgetter("output_tokens"), limits)
+    return Condition("output_tokens", READ, _between(told), why, told)
 
 
 def _budget_left(limits: BudgetLeft, scene: Scene) -> Condition:
-    within, model = _within(limits), limits.model
+    model = limits.model
     whose = f"of {model}'s budget" if model else "of the budget"
-
-    def holds(facts: Facts) -> bool:
-        left = facts.budget_left(model)
-        return left is not None and within(left)
 
     def why(facts: Facts) -> str:
         left = facts.budget_left(model)
@@ -229,15 +218,18 @@ def _budget_left(limits: BudgetLeft, scene: Scene) -> Condition:
             return f"nothing is known {whose}"
         return _number(f"{left:.3g} {whose} is left", left, limits)
 
-    return Condition("budget_left", AT_ONCE, holds, why)
+    told = Between(("budget_left", model), lambda facts: facts.budget_left(model), limits)
+    return Condition("budget_left", AT_ONCE, _between(told), why, told)
 
 
-def _within(limits: Range) -> Callable[[float], bool]:
-    above = -math.inf if limits.above is None else limits.above
-    least = -math.inf if limits.at_least is None else limits.at_least
-    below = math.inf if limits.below is None else limits.below
-    most = math.inf if limits.at_most is None else limits.at_most
-    return lambda number: above < number < below and least <= number <= most
+def _between(told: Between) -> Holds:
+    within = holds_within(told.limits)
+
+    def holds(facts: Facts) -> bool:
+        number = told.read(facts)
+        return number is not None and within(number)
+
+    return holds
 
 
 def _number(fact: str, number: float, limits: Range) -> str:
@@ -289,7 +281,7 @@ def _keyword(words: Sequence[str], scene: Scene) -> Condition:
         found = next((word for word in words if has_keyword(word, facts.text)), words[0])
         return f"the text has the keyword {_quoted(found)}"
 
-    return Condition("keyword", SEARCHED, holds, why)
+    return Condition("keyword", SEARCHED, holds, why, Found("text", wordings, number))
 
 
 def _regex(pattern: str, scene: Scene) -> Condition:
@@ -301,7 +293,7 @@ def _regex(pattern: str, scene: Scene) -> Condition:
     def why(facts: Facts) -> str:  # without what it found: explanations keep no word of a text
         return f"the regular expression is {'' if holds(facts) else 'not '}found in the text"
 
-    return Condition("regex", SEARCHED, holds, why)
+    return Condition("regex", SEARCHED, holds, why, Found("text", wordings, number))
 
 
 def _similar_to(wanted: Similar, scene: Scene) -> Condition:
@@ -354,7 +346,8 @@ def _hot(models: Sequence[str], scene: Scene) -> Condition:
         cold = [model for model in models if not facts.hot(model)]
         return f"{_listed(cold or models)} {'is not' if cold else 'is'} hot"
 
-    return Condition("hot", AT_ONCE, holds, why)
+    told = OneOf(("hot", *sorted(models)), holds, frozenset({True}))
+    return Condition("hot", AT_ONCE, holds, why, told)
 
 
 # --- several together -----------------------------------------------------------------------------
@@ -430,7 +423,6 @@ def _unless(holds: bool, wanted: Sequence[str]) -> str:
 Meaning = Callable[[Any, Scene], Condition]
 _MEANINGS: dict[str, Meaning] = {
     "model": _model,
-    "header": _header,
     "key": _key,
     "priority": _priority,
     "input_tokens": _input_tokens,

@@ -7,6 +7,7 @@ from msgspec import Struct
 from config.policy import Policy, Rule
 from policies.conditions import Condition, Holds, Scene, compile_when, every
 from policies.facts import Facts, Pending
+from policies.gates import Bits, Gate, gates
 from policies.wordings import Wordings
 
 
@@ -25,10 +26,13 @@ class CompiledRule(Struct, frozen=True, eq=False):
 
 
 class CompiledPolicy(Struct, frozen=True, eq=False):
+    """`rests` are what of each rule's conditions no gate decides."""
+
     name: str
     policy: Policy
     rules: tuple[CompiledRule, ...]
-    steps: tuple[tuple[Holds, CompiledRule], ...]  # the same, as they are asked
+    gates: tuple[Gate, ...]
+    rests: tuple[Holds, ...]
 
 
 class Tried(Struct, frozen=True):
@@ -53,8 +57,9 @@ def compile_policy(name: str, policy: Policy, lines: Sequence[int] = ()) -> Comp
         for n, rule in enumerate(policy.first_match)
     )
     wordings.compiled()
-    steps = tuple((every(rule.conditions), rule) for rule in rules)
-    return CompiledPolicy(name, policy, rules, steps)
+    told = [[each.told for each in rule.conditions if each.told is not None] for rule in rules]
+    rests = [[each for each in rule.conditions if each.told is None] for rule in rules]
+    return CompiledPolicy(name, policy, rules, gates(told), tuple(map(every, rests)))
 
 
 def _counted_by(rule: Rule) -> str:
@@ -64,12 +69,32 @@ def _counted_by(rule: Rule) -> str:
 
 def decide(policy: CompiledPolicy, facts: Facts) -> CompiledRule | Pending:
     """The first rule that matches, or the fact that must be fetched to tell which that is."""
-    for holds, rule in policy.steps:
-        answer = holds(facts)
-        if answer is False:
-            continue
-        return rule if answer is True else answer
-    return policy.rules[-1]  # which has no condition in any file that is loaded
+    running = (1 << len(policy.rules)) - 1
+    for gate in policy.gates:
+        ahead = running & gate.before
+        if ahead:
+            found = _first(policy, ahead, facts)
+            if found is not None:
+                return found
+            running ^= ahead
+        if running & gate.users:
+            running &= gate.let(facts)
+    # The last rule has no condition in any file that is loaded.
+    return _first(policy, running, facts) or policy.rules[-1]
+
+
+def _first(policy: CompiledPolicy, running: Bits, facts: Facts) -> CompiledRule | Pending | None:
+    """The first of some rules that matches, when all their gates have let them through."""
+    while running:
+        lowest = running & -running
+        n = lowest.bit_length() - 1
+        answer = policy.rests[n](facts)
+        if answer is True:
+            return policy.rules[n]
+        if answer is not False:
+            return answer
+        running ^= lowest
+    return None
 
 
 def trail(policy: CompiledPolicy, facts: Facts) -> tuple[Tried, ...] | Pending:

@@ -131,8 +131,8 @@ class _Patterns:
         self._all = re2.Set.SearchSet(options)
         for _, pattern in patterns:
             self._all.Add(pattern)
-        # Found in every text, unless the automaton ran out of memory.
-        self._always = self._all.Add(b"")
+        # Found at the end of every text, unless the automaton ran out of memory.
+        self._always = self._all.Add(rb"\z")
         self._only_that = [self._always]
         try:
             self._all.Compile()

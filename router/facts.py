@@ -19,17 +19,27 @@ from router.body import JsonBody
 from router.request import Request
 
 LONGEST_TEXT = 16 * 1024  # characters of the last user text, its end, that rules look at
-_FETCHED_WITHIN_S = 1.0
+FETCHED_WITHIN_S = 1.0
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+
+
+class _Turn(msgspec.Struct):
+    """A message, as far as rules look at it."""
+
+    role: Any = None
+    content: Any = None
+    type: Any = None
+
+
 _ITEMS = msgspec.json.Decoder(list[Raw])
-_MAP = msgspec.json.Decoder(dict[str, Any])
+_TURN = msgspec.json.Decoder(_Turn)
 _ANY = msgspec.json.Decoder()
 _CONVERSATION = {"chat": "messages", "messages": "messages", "responses": "input"}
+_LANGUAGE = Pending("language")
 _IMAGES = frozenset({"image_url", "input_image", "image"})
 _AUDIO = frozenset({"input_audio", "audio"})
 _TEXTS = frozenset({"text", "input_text"})
 _MOST_OUTPUT = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_SYSTEM = frozenset({"system", "developer"})
 
 
 class World(Protocol):
@@ -79,10 +89,8 @@ class RequestFacts:
         self._headers: dict[str, str | None] = {}
         self._found: dict[Wordings, frozenset[int]] = {}
         self._counts: dict[str, Count] = {}
-        self._exact: dict[str, Count] = {}
-        self._similar: dict[int, float | None] = {}
-        self._languages: list[str | None] = []  # at most one, once it is known
-        self._asked: dict[int, Similar] = {}
+        self._fetched: dict[Pending, Any] = {}
+        self._examples: dict[Pending, Similar] = {}
 
     def header(self, name: str) -> str | None:
         if name in self._headers:
@@ -132,11 +140,15 @@ class RequestFacts:
 
     @_once
     def image(self) -> bool:
-        return self._in_parts(b"image") and any(p.get("type") in _IMAGES for p in self._parts())
+        return self._in_parts(b"image") and any(
+            each in _IMAGES for each in self._types() if isinstance(each, str)
+        )
 
     @_once
     def audio(self) -> bool:
-        return self._in_parts(b"audio") and any(p.get("type") in _AUDIO for p in self._parts())
+        return self._in_parts(b"audio") and any(
+            each in _AUDIO for each in self._types() if isinstance(each, str)
+        )
 
     def _in_parts(self, sign: bytes) -> bool:
         """Whether a message may have parts of the types whose names all hold `sign`.
@@ -146,12 +158,13 @@ class RequestFacts:
         raw = self._conversation
         return raw.find(b"[", 1) > 0 and (sign in raw or b"\\u00" in raw)
 
-    def _parts(self) -> Iterator[dict[str, Any]]:
-        for message in self._messages:
-            content = message.get("content")
-            for part in content if isinstance(content, list) else [message]:
+    def _types(self) -> Iterator[object]:
+        """Of all parts, and of what stands beside messages in the input of Responses."""
+        for turn in self._turns:
+            yield turn.type
+            for part in turn.content if isinstance(turn.content, list) else ():
                 if isinstance(part, dict):
-                    yield part
+                    yield part.get("type")
 
     @_once
     def text(self) -> str:
@@ -164,8 +177,8 @@ class RequestFacts:
         if self._request.dialect == "responses" and isinstance(self._value("input"), str):
             return str(self._value("input"))
         for raw in reversed(self._raw_messages):
-            message = _map(raw)
-            if message.get("role") == "user" and (text := _text(message.get("content"))):
+            turn = _turn(raw)
+            if turn.role == "user" and (text := _text(turn.content)):
                 return text
         return ""
 
@@ -182,8 +195,8 @@ class RequestFacts:
             return []
 
     @_once
-    def _messages(self) -> list[dict[str, Any]]:
-        return [_map(raw) for raw in self._raw_messages]
+    def _turns(self) -> list[_Turn]:
+        return [_turn(raw) for raw in self._raw_messages]
 
     def _value(self, key: str) -> Any:
         raw = self._fields.get(key)
@@ -217,48 +230,39 @@ class RequestFacts:
     # --- what is waited for -----------------------------------------------------------------------
 
     def exact_tokens(self, model: str) -> Count | Pending:
-        return self._exact.get(model) or Pending("exact_tokens", model)
+        pending = Pending("exact_tokens", model)
+        counted: Count | Pending = self._fetched.get(pending, pending)
+        return counted
 
     def language(self) -> str | None | Pending:
-        if not self.text:
-            return None
-        return self._languages[0] if self._languages else Pending("language")
+        language: str | None | Pending = self._fetched.get(_LANGUAGE, _LANGUAGE)
+        return language if self.text else None
 
     def similarity(self, to: Similar) -> float | None | Pending:
         if not self.text:
             return None
-        if id(to) in self._similar:
-            return self._similar[id(to)]
-        self._asked[id(to)] = to
-        return Pending("similarity", str(id(to)))
+        pending = Pending("similarity", str(id(to)))
+        self._examples[pending] = to
+        cosine: float | None | Pending = self._fetched.get(pending, pending)
+        return cosine
 
     async def fetch(self, pending: Pending) -> None:
         """Wait for a fact, a second at most; what did not come by then counts as not known."""
         try:
-            async with asyncio.timeout(_FETCHED_WITHIN_S):
-                await self._fetch(pending)
+            async with asyncio.timeout(FETCHED_WITHIN_S):
+                self._fetched[pending] = await self._fetch(pending)
         except TimeoutError:
-            self._give_up(pending)
+            not_known = self.input_tokens(pending.of) if pending.kind == "exact_tokens" else None
+            self._fetched[pending] = not_known
 
-    async def _fetch(self, pending: Pending) -> None:
+    async def _fetch(self, pending: Pending) -> Count | str | float | None:
         match pending.kind:
             case "language":
-                self._languages = [await self._world.language(self.text)]
+                return await self._world.language(self.text)
             case "exact_tokens":
-                count = await self._world.exact(self._request, pending.of)
-                self._exact[pending.of] = count
+                return await self._world.exact(self._request, pending.of)
             case "similarity":
-                to = self._asked[int(pending.of)]
-                self._similar[int(pending.of)] = await self._world.similarity(self.text, to)
-
-    def _give_up(self, pending: Pending) -> None:
-        match pending.kind:
-            case "language":
-                self._languages = [None]
-            case "exact_tokens":
-                self._exact[pending.of] = self.input_tokens(pending.of)
-            case "similarity":
-                self._similar[int(pending.of)] = None
+                return await self._world.similarity(self.text, self._examples[pending])
 
     # --- where it belongs -------------------------------------------------------------------------
 
@@ -287,20 +291,19 @@ class RequestFacts:
         ]
         if not self._raw_messages:  # the input of Responses as one text
             return b"\0".join([*begin, self._conversation])
-        for message in self._messages:
-            role = message.get("role")
-            if role in _SYSTEM or role == "user":
-                begin.append(msgspec.json.encode(message.get("content")))
-            if role == "user":
+        for turn in self._turns:
+            if turn.role == "user" or turn.role in ("system", "developer"):
+                begin.append(msgspec.json.encode(turn.content))
+            if turn.role == "user":
                 return b"\0".join(begin)
         return b""
 
 
-def _map(raw: Raw) -> dict[str, Any]:
+def _turn(raw: Raw) -> _Turn:
     try:
-        return _MAP.decode(raw)
+        return _TURN.decode(raw)
     except _UNREADABLE:
-        return {}
+        return _Turn()
 
 
 def _text(content: object) -> str:
