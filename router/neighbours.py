@@ -7,12 +7,13 @@ comparable. Needs the extra `embeddings`; nothing else of the gateway imports th
 
 import os
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
+import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from router.embedder import embedder
@@ -26,6 +27,8 @@ OUTCOMES = ("small_right", "large_right", "escalated")
 
 _BLOCK = 256  # rows compared at once with all the others
 _NOWHERE = -1e3  # as a cosine: counts nothing
+_NUMBERS, _FLAGS = np.dtype("<f4"), np.dtype("u1")  # as they stand in the file
+_LONGEST_HEAD = 1000  # bytes
 
 Vector = NDArray[np.float32]
 
@@ -74,9 +77,12 @@ class Neighbours:
 
     def save(self, path: Path) -> None:
         """Write the file whole, or leave the one that was there."""
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+        head = _Head(FORMAT, self.embedder, *self._vectors.shape)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             try:
-                self._write(file)
+                file.write(msgspec.json.encode(head) + b"\n")
+                file.write(self._vectors.astype(_NUMBERS).tobytes())
+                file.write(self._outcomes.astype(_FLAGS).tobytes())
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(file.name, path)
@@ -84,62 +90,58 @@ class Neighbours:
                 os.unlink(file.name)
                 raise
 
-    def _write(self, file: IO[bytes]) -> None:
-        np.savez(
-            file,
-            format=np.int64(FORMAT),
-            embedder=np.str_(self.embedder),
-            vectors=self._vectors,
-            outcomes=self._outcomes,
-        )
-
     @classmethod
     def load(cls, path: Path, embedder: str) -> Self:
         """Raises ValueError, in words, for a file that this embedder cannot use."""
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                parts = {name: stored[name] for name in stored.files}
+            with path.open("rb") as file:
+                line = file.readline(_LONGEST_HEAD)
+                head = _head(path, embedder, line)
+                body = file.read()
         except OSError as exc:
             raise ValueError(f"cannot read the neighbours {path}: {exc.strerror}") from exc
-        except (EOFError, ValueError, TypeError, zipfile.BadZipFile) as exc:
-            raise ValueError(f"{path}: not a file of neighbours") from exc
-        return cls._checked(path, embedder, parts)
+        cells = head.rows * head.dimensions
+        if len(body) != cells * _NUMBERS.itemsize + head.rows * len(OUTCOMES):
+            raise ValueError(f"{path}: a file of neighbours that is not whole")
+        vectors = np.frombuffer(body, _NUMBERS, cells).reshape(head.rows, head.dimensions)
+        outcomes = np.frombuffer(body, _FLAGS, offset=vectors.nbytes).reshape(head.rows, -1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.einsum("ij,ij->i", vectors, vectors)
+        if not ((abs(lengths - 1) < 0.01).all() and (outcomes <= 1).all()):
+            raise ValueError(f"{path}: a file of neighbours whose numbers make no sense")
+        return cls(embedder, vectors.astype(np.float32), outcomes.astype(np.float32))
 
-    @classmethod
-    def _checked(cls, path: Path, embedder: str, parts: dict[str, NDArray[np.generic]]) -> Self:
-        if parts.keys() != {"format", "embedder", "vectors", "outcomes"}:
-            raise ValueError(f"{path}: not a file of neighbours (it holds {', '.join(parts)})")
-        if parts["format"] != FORMAT:
-            raise ValueError(
-                f"{path}: neighbours of format {parts['format']}, this program reads {FORMAT};"
-                " write it anew with lamplighter calibrate"
-            )
-        if (made_by := str(parts["embedder"])) != embedder:
-            raise ValueError(
-                f"{path}: made with the embedder {made_by}, this one is {embedder};"
-                " write it anew with lamplighter calibrate"
-            )
-        vectors, outcomes = (parts[n].astype(np.float32) for n in ("vectors", "outcomes"))
-        _check_shapes(path, vectors, outcomes)
-        return cls(made_by, vectors, outcomes)
+
+class _Head(Struct, frozen=True, forbid_unknown_fields=True):
+    """The first line of the file; behind it the vectors, and a byte for each outcome."""
+
+    neighbours: int  # the format
+    embedder: str
+    rows: Annotated[int, Meta(ge=1, le=2**31)]
+    dimensions: Annotated[int, Meta(ge=1, le=2**16)]
+
+
+def _head(path: Path, embedder: str, line: bytes) -> _Head:
+    try:
+        head = msgspec.json.decode(line, type=_Head)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ValueError(f"{path}: not a file of neighbours") from exc
+    again = "write it anew with lamplighter calibrate"
+    if head.neighbours != FORMAT:
+        raise ValueError(
+            f"{path}: neighbours of format {head.neighbours}, this program reads {FORMAT}; {again}"
+        )
+    if head.embedder != embedder:
+        raise ValueError(
+            f"{path}: made with the embedder {head.embedder}, this one is {embedder}; {again}"
+        )
+    return head
 
 
 def _nearest(near: Vector, k: int) -> tuple[NDArray[np.intp], Vector]:
     k = min(k, len(near))
     rows = np.argpartition(near, -k)[-k:]
     return rows, near[rows]
-
-
-def _check_shapes(path: Path, vectors: Vector, outcomes: Vector) -> None:
-    sound = (
-        vectors.ndim == 2
-        and len(vectors) > 0
-        and outcomes.shape == (len(vectors), len(OUTCOMES))
-        and bool(np.isfinite(vectors).all())
-        and bool(np.isin(outcomes, (0.0, 1.0)).all())
-    )
-    if not sound:
-        raise ValueError(f"{path}: not a file of neighbours (its numbers make no sense)")
 
 
 async def build(

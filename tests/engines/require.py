@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from router.embedder import embedder
+
 PROMISED = "LAMPLIGHTER_REQUIRE"
 VLLM_VENV = "LAMPLIGHTER_TEST_VLLM"
 
@@ -49,10 +51,17 @@ def _no_llama() -> str | None:
     return None
 
 
+def _no_embeddings() -> str | None:
+    if embedder() is None:
+        return "no embedder is installed: pip install -e '.[embeddings]'"
+    return None
+
+
 MISSING: dict[str, Callable[[], str | None]] = {
     "node": _no_node,
     "openssl": _no_program("openssl"),
     "wrk": _no_program("wrk"),
     "vllm": _no_vllm,
     "llama": _no_llama,
+    "embeddings": _no_embeddings,
 }
