@@ -192,7 +192,10 @@ class Exchange:
         router, record = self._gateway.router, self._record
         policy = router.policy(request)
         if policy is None:
-            return router.begin(request, record)
+            journey = router.begin(request, record)
+            record.asked = record.model
+            return journey
+        record.asked = policy.name
         try:
             route = await router.decide(policy, request, record)
         finally:

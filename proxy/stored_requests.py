@@ -90,7 +90,7 @@ def _rows(path: Path) -> Iterator[Stored]:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             there = {name for _, name, *_ in database.execute("PRAGMA table_info(requests)")}
-            asked = "asked" if "asked" in there else "model"
+            asked = "coalesce(asked, model)" if "asked" in there else "model"
             columns = [asked if name == "asked" else name for name in Kept.__struct_fields__]
             wanted = f"SELECT rowid, {', '.join(columns)} FROM requests"
             for number, *values in database.execute(f"{wanted} WHERE {asked} != '' ORDER BY time"):

@@ -297,4 +297,5 @@ def _row(record: Record, offset_s: float) -> Row:
         record.answered_by,
         "; ".join(record.reasons),
         record.bytes_in,
+        record.asked,
     )

@@ -46,6 +46,7 @@ class Record(Struct):
     ended_s: float | None = None
     status: int = 0
     error_code: str = ""
+    asked: str = ""  # the policy or model that the caller asked for; empty for what is not its own
     policy: str = ""  # that the caller asked for; empty when it asked for a model
     rule: int = 0  # of that policy, from 1
     verdict: str = ""  # of a cascade: kept, escalated, direct, small_failed or large_failed
@@ -69,6 +70,7 @@ class Record(Struct):
         earlier = copy(self)
         earlier.ended_s = ended_s
         earlier.earlier = []
+        earlier.asked = ""
         self.earlier.append(earlier)
         self.began_s = ended_s
         self.attempts = []

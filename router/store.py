@@ -45,7 +45,9 @@ class Row(Struct, array_like=True, frozen=True):
 
     `deadline_s` is how long after its arrival it could wait for a server, `answered_by` the model
     whose servers were asked last, `placement` where (`hot`, `cold`, `api`; empty: nowhere).
-    By `bytes_in`, the size of its body, it was guessed what an API would charge for it.
+    By `bytes_in`, the size of its body, it was guessed what an API would charge for it. `asked` is
+    the policy or the model that its caller asked for; empty for a part of another request, and for
+    what was asked behind a caller's back.
     """
 
     time: float
@@ -65,6 +67,7 @@ class Row(Struct, array_like=True, frozen=True):
     answered_by: str
     reasons: str
     bytes_in: int = 0
+    asked: str = ""
 
 
 class Transition(Struct, array_like=True, frozen=True):
@@ -354,11 +357,20 @@ def _connect(path: str) -> sqlite3.Connection:
         database.execute("PRAGMA synchronous = NORMAL")  # safe after a kill; no fsync a second
         database.execute("BEGIN IMMEDIATE")  # whether it can be written
         database.execute(_LABELS)
+        _add_columns(database)
         database.execute("COMMIT")
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _add_columns(database: sqlite3.Connection) -> None:
+    """Those of requests that came later than the file: NULL in the rows that it has."""
+    there = {name for _, name, *_ in database.execute("PRAGMA table_info(requests)")}
+    for name in Row.__struct_fields__:
+        if name not in there:
+            database.execute(f"ALTER TABLE requests ADD COLUMN {name}")
 
 
 def _check(database: sqlite3.Connection) -> None:

@@ -36,6 +36,7 @@ ROW = Row(
     "m",
     "off: start",
     9,
+    "chat",
 )
 
 
@@ -83,6 +84,18 @@ def fill(store: Store) -> None:
     store.transition(Transition(4.0, "m", "m@1", "ready", "hot"))
 
 
+def test_a_file_from_before_a_column_came_gets_it(path: str, errors: Errors) -> None:
+    store = opened(path, errors)
+    fill(store)
+    store.close()
+    query(path, "ALTER TABLE requests DROP COLUMN asked")
+    store = opened(path, errors)
+    fill(store)
+    store.close()
+    assert query(path, "SELECT asked FROM requests") == [(None,), ("chat",)]
+    assert not errors.count
+
+
 def test_what_was_written_is_read_back(path: str, errors: Errors) -> None:
     store = opened(path, errors)
     fill(store)
@@ -96,7 +109,7 @@ def test_what_was_written_is_read_back(path: str, errors: Errors) -> None:
     assert kept.spend == [Amount(20_000, "m", "api", 11)]
     assert query(path, "SELECT * FROM requests") == [
         (1000.0, "m", 5, 7, 2, "high", 30.0, 2.5, "cold", 1, 1.5, 2.0, 0.25, "ok", "m")
-        + ("off: start", 9)
+        + ("off: start", 9, "chat")
     ]
     assert query(path, "SELECT * FROM transitions") == [(4.0, "m", "m@1", "ready", "hot")]
     assert errors.count == 0
