@@ -2,7 +2,8 @@
 
 A gate reads its fact and says by one bit for each rule which of them it lets through. So a
 decision costs as much as there are different facts, and not as much as there are rules. A gate is
-asked only when a rule that wants it is still in the running.
+asked by the first rule still in the running that wants it: no fact is read for the sake of rules
+behind the one that matches.
 """
 
 import bisect
@@ -51,31 +52,19 @@ class Found(Struct, frozen=True):
 Told = OneOf | Between | Found  # by one fact
 
 
-class Gate(Struct, frozen=True):
-    """`users` are the rules that ask it; `before` are those ahead of the first of them."""
-
-    before: Bits
-    users: Bits
-    let: Let
+Gate = tuple[Bits, Let]  # with one bit of its own among the gates of a policy
 
 
-def gates(rules: Sequence[Sequence[Told]]) -> tuple[Gate, ...]:
-    """In the order in which rules first ask them; `rules` are the conditions of each."""
-    asked: dict[Hashable, list[tuple[Bits, Told]]] = {}
-    first: dict[Hashable, int] = {}
+def gates(rules: Sequence[Sequence[Told]]) -> tuple[tuple[Gate, ...], ...]:
+    """The gates that each rule wants, given the conditions of each."""
+    users: dict[Hashable, list[tuple[Bits, Told]]] = {}
     for n, conditions in enumerate(rules):
         for told in conditions:
-            asked.setdefault(told.fact, []).append((1 << n, told))
-            first.setdefault(told.fact, n)
+            users.setdefault(told.fact, []).append((1 << n, told))
     everything = (1 << len(rules)) - 1
-    return tuple(
-        Gate(
-            before=(1 << first[fact]) - 1,
-            users=reduce(operator.or_, (bit for bit, _ in users)),
-            let=_let(users, everything),
-        )
-        for fact, users in asked.items()
-    )
+    made = {fact: (1 << n, _let(each, everything)) for n, (fact, each) in enumerate(users.items())}
+    wanted = [dict.fromkeys(told.fact for told in conditions) for conditions in rules]
+    return tuple(tuple(made[fact] for fact in facts) for facts in wanted)
 
 
 def _let(users: Sequence[tuple[Bits, Told]], everything: Bits) -> Let:

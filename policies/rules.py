@@ -26,13 +26,12 @@ class CompiledRule(Struct, frozen=True, eq=False):
 
 
 class CompiledPolicy(Struct, frozen=True, eq=False):
-    """`rests` are what of each rule's conditions no gate decides."""
+    """`steps` are the rules as they are asked: gates, and what of a `when` no gate decides."""
 
     name: str
     policy: Policy
     rules: tuple[CompiledRule, ...]
-    gates: tuple[Gate, ...]
-    rests: tuple[Holds, ...]
+    steps: tuple[tuple[tuple[Gate, ...], Holds], ...]
 
 
 class Tried(Struct, frozen=True):
@@ -59,7 +58,8 @@ def compile_policy(name: str, policy: Policy, lines: Sequence[int] = ()) -> Comp
     wordings.compiled()
     told = [[each.told for each in rule.conditions if each.told is not None] for rule in rules]
     rests = [[each for each in rule.conditions if each.told is None] for rule in rules]
-    return CompiledPolicy(name, policy, rules, gates(told), tuple(map(every, rests)))
+    steps = zip(gates(told), map(every, rests), strict=True)
+    return CompiledPolicy(name, policy, rules, tuple(steps))
 
 
 def _counted_by(rule: Rule) -> str:
@@ -69,32 +69,26 @@ def _counted_by(rule: Rule) -> str:
 
 def decide(policy: CompiledPolicy, facts: Facts) -> CompiledRule | Pending:
     """The first rule that matches, or the fact that must be fetched to tell which that is."""
-    running = (1 << len(policy.rules)) - 1
-    for gate in policy.gates:
-        ahead = running & gate.before
-        if ahead:
-            found = _first(policy, ahead, facts)
-            if found is not None:
-                return found
-            running ^= ahead
-        if running & gate.users:
-            running &= gate.let(facts)
-    # The last rule has no condition in any file that is loaded.
-    return _first(policy, running, facts) or policy.rules[-1]
-
-
-def _first(policy: CompiledPolicy, running: Bits, facts: Facts) -> CompiledRule | Pending | None:
-    """The first of some rules that matches, when all their gates have let them through."""
+    steps = policy.steps
+    asked: Bits = 0
+    running: Bits = (1 << len(steps)) - 1
     while running:
-        lowest = running & -running
-        n = lowest.bit_length() - 1
-        answer = policy.rests[n](facts)
-        if answer is True:
-            return policy.rules[n]
-        if answer is not False:
-            return answer
-        running ^= lowest
-    return None
+        rule = running & -running  # the first of them
+        gates, rest = steps[n := rule.bit_length() - 1]
+        for number, let in gates:
+            if not asked & number:
+                asked |= number
+                running &= let(facts)
+                if not running & rule:
+                    break
+        else:
+            answer = rest(facts)
+            if answer is True:
+                return policy.rules[n]
+            if answer is not False:
+                return answer
+            running ^= rule
+    return policy.rules[-1]  # which has no condition in any file that is loaded
 
 
 def trail(policy: CompiledPolicy, facts: Facts) -> tuple[Tried, ...] | Pending:
