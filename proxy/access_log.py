@@ -36,7 +36,7 @@ class AccessLog:
             asyncio.get_running_loop().call_later(FLUSH_EVERY_S, self.flush)
         self._lines.append(
             f"{self._now()} INFO    lamplighter.access: {record.request_id} {record.dialect} "
-            f"model={record.model or '-'} endpoint={record.endpoint or '-'} "
+            f"model={record.model or '-'} {_followed(record)}endpoint={record.endpoint or '-'} "
             f"status={record.status} attempts={len(record.attempts)} wait={record.waited_s:.3f}s "
             f"total={record.ended_s - record.received_s:.3f}s "
             f"{record.error_code or record.outcome}\n"
@@ -57,3 +57,11 @@ class AccessLog:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
         return f"{self._stamp},{int((now - second) * 1000):03d}"
+
+
+def _followed(record: Record) -> str:
+    """Which rule of which policy, and what a cascade came to."""
+    if not record.policy:
+        return ""
+    cascade = f"cascade={record.verdict} " if record.verdict else ""
+    return f"policy={record.policy}/{record.rule or '-'} {cascade}"

@@ -20,6 +20,7 @@ from config.watch import Watcher
 from proxy.admin_key import find_key
 from proxy.process import log_to_stderr
 from proxy.serve import serve_gateway
+from router.cascades import calibrations
 
 
 class _Commands(click.Group):
@@ -81,13 +82,21 @@ def serve(file: str, host: str | None, port: int | None, log_level: str, workers
 def check(file: str) -> None:
     """Check FILE; print every mistake as file:line:column and exit with 1 if there is one."""
     config = _load_or_exit(file)
-    count = len(config.models)
-    click.echo(f"{file}: {count} model{'' if count == 1 else 's'}, no mistakes")
+    found = [_count(len(config.models), "model", "models")]
+    if config.policies:
+        found.append(_count(len(config.policies), "policy", "policies"))
+    click.echo(f"{file}: {', '.join(found)}, no mistakes")
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _load_or_exit(file: str) -> Config:
     try:
-        return load(file, os.environ)
+        config = load(file, os.environ)
+        calibrations(config, file)  # whose mistakes are those of the file that names them
+        return config
     except ConfigError as error:
         for problem in error.problems:
             click.echo(str(problem), err=True)

@@ -13,11 +13,12 @@ from config.policy import Accept, Rule
 from config.problems import ConfigError, Problem
 from config.schema import Config
 from policies.agreement import agreement
-from policies.calibration import STATED_DEFAULTS, Calibration, decode
+from policies.calibration import STATED_DEFAULTS, Calibration
 from policies.cascade import Terms, Verdict
 from policies.reply import Reply
 from policies.signals import Signals
 from router.asking import Begin, once_more
+from router.calibrate.files import load
 from router.cascade import Foreseen
 from router.journey import Journey
 from router.labels import Judged, Labels
@@ -188,9 +189,9 @@ def calibrations(config: Config, name: str) -> dict[str, Calibration]:
             if path is None or path in found:
                 continue
             try:
-                found[path] = decode(Path(path).read_bytes())
-            except (OSError, ValueError) as error:
-                problems.append(Problem(name, line, 1, f"calibration {path}: {error}"))
+                found[path] = load(Path(path))
+            except ValueError as error:
+                problems.append(Problem(name, line, 1, str(error)))
     if problems:
         raise ConfigError(problems)
     return found
