@@ -20,7 +20,7 @@ from config.watch import Watcher
 from proxy.admin_key import find_key
 from proxy.process import log_to_stderr
 from proxy.serve import serve_gateway
-from router.cascades import calibrations
+from router.judges import judges
 
 
 class _Commands(click.Group):
@@ -95,7 +95,7 @@ def _count(number: int, one: str, many: str) -> str:
 def _load_or_exit(file: str) -> Config:
     try:
         config = load(file, os.environ)
-        calibrations(config, file)  # whose mistakes are those of the file that names them
+        judges(config, file)  # whose mistakes are those of the file that names them
         return config
     except ConfigError as error:
         for problem in error.problems:

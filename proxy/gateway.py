@@ -21,7 +21,7 @@ from config.watch import Watcher
 from policies import eviction
 from proxy.access_log import AccessLog
 from proxy.metrics import Metrics
-from router.cascades import calibrations
+from router.judges import judges
 from router.measures import TICK_S, Measures
 from router.planners import Planners, recall
 from router.record import Record
@@ -122,7 +122,7 @@ class Gateway:
             await asyncio.to_thread(self.measures.open, self._first_config, self._store_failed)
         self.measures.follow(self._first_config, worker=self.owner is not None)
         self.planners.follow(self._first_config)
-        self.router.follow(self._first_config, calibrations(self._first_config, self.path or ""))
+        self.router.follow(self._first_config, judges(self._first_config, self.path or ""))
         for name, planner in self.planners.items():
             recall(planner, self.measures.demand[name])
         self.fleet.apply(self._first_config)
@@ -240,11 +240,11 @@ class Gateway:
             status = ReloadStatus(time.time())
             try:
                 config = await asyncio.to_thread(load, self._watcher.path, self._env)
-                judges = await asyncio.to_thread(calibrations, config, self.path or "")
+                judging = await asyncio.to_thread(judges, config, self.path or "")
                 status.notes = _needs_restart(self.config, config)
                 self.measures.follow(config)
                 self.planners.follow(config)
-                self.router.follow(config, judges)
+                self.router.follow(config, judging)
                 self.fleet.apply(config)
                 self.on_change(config)
             except ConfigError as error:

@@ -12,7 +12,7 @@ import click
 from config.load import load
 from config.problems import ConfigError, did_you_mean
 from config.schema import Config
-from router.cascades import calibrations
+from router.judges import judges
 from router.routing import Router
 from router.stated import STATES, Impossible, Stated, stated_router
 
@@ -95,7 +95,7 @@ def router_of(config: Config, file: Path, states: States, epoch_s: float) -> Rou
             raise click.UsageError(f"--state: {file} has no model '{name[:200]}'{hint}")
         stated[model] = state
     try:
-        return stated_router(config, calibrations(config, str(file)), stated, epoch_s)
+        return stated_router(config, judges(config, str(file)), stated, epoch_s)
     except Impossible as error:
         raise click.UsageError(f"--state: {error}") from error
     except ConfigError as error:

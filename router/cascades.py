@@ -5,22 +5,19 @@ Each request gets a `Course` of its own, through which its cascade reaches the g
 
 import asyncio
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from msgspec.structs import replace
 
-from config.policy import Accept, Rule
-from config.problems import ConfigError, Problem
-from config.schema import Config
+from config.policy import Accept
 from policies.agreement import agreement
-from policies.calibration import STATED_DEFAULTS, Calibration
 from policies.cascade import Terms, Verdict
 from policies.reply import Reply
-from policies.signals import Signals
+from policies.signals import Signals, first_tokens, signals
 from router.asking import Begin, once_more
-from router.calibrate.files import load
+from router.calibrate.labelled import FIRST_TOKENS
 from router.cascade import Foreseen
 from router.journey import Journey
+from router.judges import BY_DEFAULT, Judge
 from router.labels import Judged, Labels
 from router.places import Asked, Places
 from router.planners import Planners
@@ -54,21 +51,17 @@ class Cascades:
         self.ended = ended
         self.labels = labels
         self.shadows = shadows
-        self._calibrations: Mapping[str, Calibration] = {}
+        self._judges: Mapping[str, Judge] = {}
         self._took_s: dict[str, float] = {}
 
-    def follow(self, calibrations: Mapping[str, Calibration]) -> None:
+    def follow(self, judges: Mapping[str, Judge]) -> None:
         """Judge by these from now on, each by the file that it came from."""
-        self._calibrations = calibrations
+        self._judges = judges
 
     def course(self, route: Route) -> "LiveCourse":
         accept = route.use.accept or _NO_ACCEPT
-        return LiveCourse(self, route, accept, self._calibration(accept))
-
-    def _calibration(self, accept: Accept) -> Calibration:
-        if accept.calibration is None:
-            return STATED_DEFAULTS
-        return self._calibrations.get(accept.calibration, STATED_DEFAULTS)
+        judge = self._judges.get(accept.calibration, BY_DEFAULT) if accept.calibration else None
+        return LiveCourse(self, route, accept, judge or BY_DEFAULT)
 
     def took_s(self, small: str, large: str) -> tuple[float, float]:
         """How long their answers take once they are begun; 0 until both were measured."""
@@ -87,11 +80,10 @@ class Cascades:
 class LiveCourse:
     """Satisfies `router.cascade.Course` for one request."""
 
-    def __init__(
-        self, cascades: Cascades, route: Route, accept: Accept, calibration: Calibration
-    ) -> None:
+    def __init__(self, cascades: Cascades, route: Route, accept: Accept, judge: Judge) -> None:
         assert route.use.cascade is not None
-        self.calibration = calibration
+        self.calibration = judge.calibration
+        self._judge = judge
         self._cascades = cascades
         self._route = route
         self._accept = accept
@@ -151,7 +143,8 @@ class LiveCourse:
         return self._route.facts.text
 
     async def foreseen(self) -> Foreseen | None:
-        return None
+        found = await self._judge.foresee(self.prompt)
+        return Foreseen(found.small_right, found.escalated) if found is not None else None
 
     async def asked_again(
         self, request: Request, reply: Reply, record: Record
@@ -167,7 +160,10 @@ class LiveCourse:
         return certainty, agreement(reply, [sample for sample in samples if sample is not None])
 
     def judged(self, record: Record, found: Signals, verdict: Verdict, reply: Reply) -> None:
-        judged = Judged(self._route.policy, self._small, self._large, verdict.keep, found)
+        first = None
+        if len(reply.tokens) > FIRST_TOKENS:
+            first = signals(first_tokens(reply, FIRST_TOKENS))
+        judged = Judged(self._route.policy, self._small, self._large, verdict.keep, found, first)
         self._cascades.labels.judged(record.request_id, judged)
         if self._labelled:
             self._cascades.shadows.label(self._route, judged, reply)
@@ -175,28 +171,3 @@ class LiveCourse:
 
 async def _unknown() -> None:
     """What is not asked for."""
-
-
-def calibrations(config: Config, name: str) -> dict[str, Calibration]:
-    """Those that the policies name, by their files. Raises ConfigError; `name` stands for the
-    configuration's own file."""
-    found: dict[str, Calibration] = {}
-    problems: list[Problem] = []
-    for policy, body in config.policies.items():
-        lines = config.policy_lines(policy)
-        for line, rule in zip(lines, body.first_match, strict=True):
-            path = _calibration_of(rule)
-            if path is None or path in found:
-                continue
-            try:
-                found[path] = load(Path(path))
-            except ValueError as error:
-                problems.append(Problem(name, line, 1, str(error)))
-    if problems:
-        raise ConfigError(problems)
-    return found
-
-
-def _calibration_of(rule: Rule) -> str | None:
-    accept = rule.use.accept if rule.use is not None else None
-    return accept.calibration if accept is not None else None

@@ -25,10 +25,11 @@ class Judged(Struct, frozen=True):
     large: str
     kept: bool
     signals: Signals
+    first: Signals | None  # of its first tokens, if it has more than those
 
 
 class Label(Struct, array_like=True, frozen=True):
-    """`time` is seconds since the epoch, `signals` JSON; None where nobody knows."""
+    """`time` is seconds since the epoch, `signals` and `first` JSON; None where nobody knows."""
 
     time: float
     policy: str
@@ -39,6 +40,7 @@ class Label(Struct, array_like=True, frozen=True):
     small_right: bool
     large_right: bool | None
     signals: str
+    first: str | None
 
 
 class Labels:
@@ -75,7 +77,12 @@ class Labels:
             judged.kept,
             small_right,
             large_right,
-            msgspec.json.encode(judged.signals).decode(),
+            _json(judged.signals),
+            _json(judged.first) if judged.first is not None else None,
         )
         self._keep(label)
         return label
+
+
+def _json(signals: Signals) -> str:
+    return msgspec.json.encode(signals).decode()

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from backends.fleet import Snapshot
 from config.schema import Config
-from policies.calibration import Calibration
 from policies.facts import Pending
 from policies.rules import CompiledPolicy, CompiledRule, compile_policy, decide
 from policies.split import pick
@@ -17,6 +16,7 @@ from router.cascades import Cascades
 from router.errors import Denied, NotFound, UnknownModel
 from router.facts import RequestFacts
 from router.journey import Journey, Leg
+from router.judges import Judge
 from router.labels import Label, Labels
 from router.pins import Pin, Pins
 from router.planners import Planners
@@ -70,9 +70,9 @@ class Router:
 
     # --- policies -------------------------------------------------------------------------------
 
-    def follow(self, config: Config, calibrations: Mapping[str, Calibration]) -> None:
-        """Obey the policies of a configuration from now on, and judge by its calibrations."""
-        self.cascades.follow(calibrations)
+    def follow(self, config: Config, judges: Mapping[str, Judge]) -> None:
+        """Obey the policies of a configuration from now on, and judge by these."""
+        self.cascades.follow(judges)
         policies = {
             name: compile_policy(name, policy, config.policy_lines(name))
             for name, policy in config.policies.items()

@@ -20,7 +20,7 @@ from backends.lease import Room
 from backends.pool import Pool, PoolView
 from config.schema import Config
 from config.sources import Cold, Hot
-from policies.calibration import Calibration
+from router.judges import Judge
 from router.planners import Planners
 from router.routing import Router
 
@@ -62,7 +62,7 @@ class StatedFleet(Struct, frozen=True):
 
 def stated_router(
     config: Config,
-    calibrations: Mapping[str, Calibration],
+    judges: Mapping[str, Judge],
     states: Mapping[str, Stated],
     epoch_s: float,
 ) -> Router:
@@ -72,7 +72,7 @@ def stated_router(
     planners.follow(config)
     fleet = StatedFleet(Snapshot(config, backends))
     router = Router(fleet, _no_time, lambda: epoch_s, planners, lambda model: 0.0)
-    router.follow(config, calibrations)
+    router.follow(config, judges)
     return router
 
 

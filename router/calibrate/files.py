@@ -7,6 +7,11 @@ from policies.calibration import Calibration, decode
 MAX_FILE = 4 * 2**20
 
 
+def neighbours_beside(path: Path) -> Path:
+    """Where the labelled prompts of a calibration lie, as vectors, if there are any."""
+    return path.with_name(f"{path.name}.neighbours")
+
+
 def load(path: Path) -> Calibration:
     """ValueError, in words, when the file cannot be read or is no calibration."""
     try:

@@ -1,0 +1,81 @@
+"""What cascades judge by, from files: calibrations, and labelled prompts to compare new ones with.
+
+Nothing heavy is imported for a configuration that names no labelled prompts.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from config.policy import Rule
+from config.problems import ConfigError, Problem
+from config.schema import Config
+from policies.calibration import STATED_DEFAULTS, Calibration
+from router.calibrate.files import load, neighbours_beside
+from router.embedder import Busy, embedder
+
+if TYPE_CHECKING:
+    from router.neighbours import Estimate, Neighbours
+
+EMBEDDED_WITHIN_S = 1.0  # the request waits for it
+
+
+class Judge(Struct, frozen=True, eq=False):
+    """`neighbours` is None where there are none, or no embedder to find them with."""
+
+    calibration: Calibration
+    neighbours: "Neighbours | None" = None
+
+    async def foresee(self, prompt: str) -> "Estimate | None":
+        """What became of prompts like this one; None when that cannot be told in time."""
+        embeds = embedder()
+        if self.neighbours is None or embeds is None or not prompt:
+            return None
+        try:
+            async with asyncio.timeout(EMBEDDED_WITHIN_S):
+                (vector,) = await embeds.embed([prompt])
+        except (TimeoutError, Busy):
+            return None
+        return self.neighbours.estimate(vector)
+
+
+BY_DEFAULT = Judge(STATED_DEFAULTS)
+
+
+def judges(config: Config, name: str) -> dict[str, Judge]:
+    """Those that the policies name, by the files of their calibrations; blocking.
+
+    Raises ConfigError, in which `name` stands for the file of the configuration.
+    """
+    found: dict[str, Judge] = {}
+    problems: list[Problem] = []
+    for policy, body in config.policies.items():
+        lines = config.policy_lines(policy)
+        for line, rule in zip(lines, body.first_match, strict=True):
+            path = _calibration_of(rule)
+            if path is None or path in found:
+                continue
+            try:
+                found[path] = _judge(Path(path))
+            except ValueError as error:
+                problems.append(Problem(name, line, 1, str(error)))
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _calibration_of(rule: Rule) -> str | None:
+    accept = rule.use.accept if rule.use is not None else None
+    return accept.calibration if accept is not None else None
+
+
+def _judge(path: Path) -> Judge:
+    calibration, beside = load(path), neighbours_beside(path)
+    embeds = embedder()
+    if embeds is None or not beside.is_file():
+        return Judge(calibration)
+    from router.neighbours import Neighbours
+
+    return Judge(calibration, Neighbours.load(beside, embeds.name))
