@@ -7,7 +7,7 @@ Fitted by `lamplighter calibrate`; here it is only applied.
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -16,7 +16,9 @@ from msgspec import Struct
 from policies.signals import Signals
 from policies.working import Working
 
+LEAST_KNOWN = 0.5  # of the weights; with less, nothing is said of an answer
 FAR = 4.0  # standard deviations beyond which a signal says no more
+ABOVE_ALL, BELOW_ALL = 1e9, -1e9  # scores that no answer reaches
 Curve = tuple[tuple[float, float], ...]
 
 
@@ -34,15 +36,20 @@ class Bound(Struct, frozen=True, forbid_unknown_fields=True):
 
     `wrong` is an upper bound on the share of all requests in which a wrong answer is kept although
     the large model's would be right; `escalated` is the share that goes to the large model.
+    Streams whose first tokens score `release` go out at once, below `cut` they are cut off; what
+    is promised counts them in.
     """
 
     score: float
     wrong: float
     escalated: float
+    release: float = ABOVE_ALL
+    cut: float = BELOW_ALL
 
 
 class Early(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a stream may do after its first tokens: go out from one score, be cut below another."""
+    """When a stream is looked at first, and what it may do then where no bound was set: go out
+    from one score, be cut off below another."""
 
     after_tokens: int
     release: float
@@ -75,22 +82,28 @@ class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
     large: str | None = None
 
     def score(self, signals: Signals) -> float | None:
-        """None when no signal is known that the score is made of."""
-        return score(self.intercept, self.weights, signals)
+        """None when less than half of what the score is made of is known."""
+        return self._score(signals, LEAST_KNOWN)
+
+    def first_score(self, signals: Signals) -> float | None:
+        """Of a beginning: of what can be known of it."""
+        return self._score(signals, 0.0)
 
     def probability(self, signals: Signals) -> float:
         """P(right); that of an average answer when nothing is known of this one."""
-        found = self.score(signals)
+        found = self.first_score(signals)
         return along(self.right, self.intercept if found is None else found)
 
-
-def score(intercept: float, weights: Sequence[Weight], signals: Signals) -> float | None:
-    found = [
-        weight.weight * max(-FAR, min(FAR, (value - weight.mean) / weight.sd))
-        for weight in weights
-        if (value := confidence(signals, weight.signal)) is not None
-    ]
-    return intercept + math.fsum(found) if found else None
+    def _score(self, signals: Signals, least_known: float) -> float | None:
+        found = [
+            (weight.weight, max(-FAR, min(FAR, (value - weight.mean) / weight.sd)))
+            for weight in self.weights
+            if (value := confidence(signals, weight.signal)) is not None
+        ]
+        known = math.fsum(weight for weight, _ in found)
+        if not found or known < least_known * math.fsum(each.weight for each in self.weights):
+            return None
+        return self.intercept + math.fsum(weight * units for weight, units in found)
 
 
 def along(curve: Curve, score: float) -> float:
@@ -170,6 +183,8 @@ def _raw(signals: Signals, name: str) -> float | None:
             return float(not signals.refusal)
         case "unhedged":
             return float(not signals.hedge)
+        case _:
+            pass
     known = signals.working if name in Working.__struct_fields__ else signals
     value: float | None = getattr(known, name, None)
     return value
