@@ -170,6 +170,7 @@ class Exchange:
                 settings.keepalive.grace, settings.keepalive.every, request.read_timeout_s
             )
             responder.keep_awake(grace_s, every_s, journey.status)
+        del request  # the journey forgets its body in time, and a rule may have made a copy
         total_s = settings.timeouts.total
         if math.isinf(total_s):
             await self._relay(journey)

@@ -109,6 +109,11 @@ class Cascade:
 
     async def run(self) -> Answer:
         """The beginning of the answer; whoever takes it closes it. Raises GatewayError."""
+        answer = await self._run()
+        del self._request, self._course  # nobody is asked again, and a stream may be long
+        return answer
+
+    async def _run(self) -> Answer:
         body, course = self._request.body, self._course
         unjudged = why_unjudged(self._request)
         if unjudged is not None or not isinstance(body, JsonBody):
