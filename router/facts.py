@@ -6,6 +6,7 @@ and the model server will tell its caller. What must be waited for is fetched by
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import blake2b, sha256
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -32,6 +33,7 @@ class _Turn(msgspec.Struct):
 
 
 _ITEMS = msgspec.json.Decoder(list[Raw])
+_TURNS = msgspec.json.Decoder(list[_Turn])
 _TURN = msgspec.json.Decoder(_Turn)
 _ANY = msgspec.json.Decoder()
 _CONVERSATION = {"chat": "messages", "messages": "messages", "responses": "input"}
@@ -40,6 +42,10 @@ _IMAGES = frozenset({"image_url", "input_image", "image"})
 _AUDIO = frozenset({"input_audio", "audio"})
 _TEXTS = frozenset({"text", "input_text"})
 _MOST_OUTPUT = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+# Without any of these fields there is nothing to read for three of the facts.
+_TELLING = frozenset({*_MOST_OUTPUT, "tools", "functions", "response_format", "text"})
+_NOT_TOLD = {"output_tokens": None, "tools": False, "json_schema": False}
+_NO_PARTS = {"image": False, "audio": False}
 
 
 class World(Protocol):
@@ -66,6 +72,8 @@ class _once(Generic[_Fact]):
     """What is read at most once, when it is asked for: `cached_property` without its lock, which
     costs more than most of what is read here (Python 3.11)."""
 
+    __slots__ = ("_name", "_read")
+
     def __init__(self, read: Callable[[Any], _Fact]) -> None:
         self._read = read
         self._name = read.__name__
@@ -86,6 +94,8 @@ class RequestFacts:
         self.model = body.model if body is not None else ""
         self._fields = body.fields if isinstance(body, JsonBody) else {}
         self.priority: Priority = request.priority or "normal"
+        if _TELLING.isdisjoint(self._fields):
+            self.__dict__.update(_NOT_TOLD)
         self._headers: dict[str, str | None] = {}
         self._found: dict[Wordings, frozenset[int]] = {}
         self._counts: dict[str, Count] = {}
@@ -93,21 +103,22 @@ class RequestFacts:
         self._examples: dict[Pending, Similar] = {}
 
     def header(self, name: str) -> str | None:
-        if name in self._headers:
+        try:
             return self._headers[name]
-        value = self._request.fields.get(name.encode("latin-1", "replace"))
-        text = value.decode("latin-1") if value is not None else None
-        self._headers[name] = text
-        return text
+        except KeyError:
+            value = self._request.fields.get(name.encode("latin-1", "replace"))
+            text = value.decode("latin-1") if value is not None else None
+            self._headers[name] = text
+            return text
 
     @_once
     def key(self) -> str | None:
         fields = self._request.fields
-        bearer = fields.get(b"authorization", b"")
-        scheme, _, token = bearer.partition(b" ")
-        if scheme.lower() != b"bearer":
-            token = fields.get(b"x-api-key") or fields.get(b"api-key") or b""
-        token = token.strip()
+        given = fields.get(b"authorization", b"")
+        if given[:7].lower() == b"bearer ":
+            token = given[7:].strip()
+        else:
+            token = (fields.get(b"x-api-key") or fields.get(b"api-key") or b"").strip()
         return f"sha256:{sha256(token).hexdigest()}" if token else None
 
     # --- the body ---------------------------------------------------------------------------------
@@ -140,23 +151,21 @@ class RequestFacts:
 
     @_once
     def image(self) -> bool:
-        return self._in_parts(b"image") and any(
-            each in _IMAGES for each in self._types() if isinstance(each, str)
-        )
+        return self._has(b"image", _IMAGES)
 
     @_once
     def audio(self) -> bool:
-        return self._in_parts(b"audio") and any(
-            each in _AUDIO for each in self._types() if isinstance(each, str)
-        )
+        return self._has(b"audio", _AUDIO)
 
-    def _in_parts(self, sign: bytes) -> bool:
-        """Whether a message may have parts of the types whose names all hold `sign`.
-
-        Without a list in it no message has parts; a type may be spelled with escapes.
-        """
+    def _has(self, sign: bytes, kinds: frozenset[str]) -> bool:
+        """Whether a part is one of these kinds, the names of which all hold `sign`."""
         raw = self._conversation
-        return raw.find(b"[", 1) > 0 and (sign in raw or b"\\u00" in raw)
+        if raw.find(b"[", 1) < 0:  # no list inside: no message has parts
+            self.__dict__.update(_NO_PARTS)
+            return False
+        if sign not in raw and b"\\u00" not in raw:  # JSON may spell letters as escapes
+            return False
+        return any(isinstance(each, str) and each in kinds for each in self._types())
 
     def _types(self) -> Iterator[object]:
         """Of all parts, and of what stands beside messages in the input of Responses."""
@@ -176,10 +185,12 @@ class RequestFacts:
             return prompt if isinstance(prompt, str) else _last_of(prompt)
         if self._request.dialect == "responses" and isinstance(self._value("input"), str):
             return str(self._value("input"))
-        for raw in reversed(self._raw_messages):
-            turn = _turn(raw)
-            if turn.role == "user" and (text := _text(turn.content)):
-                return text
+        for turn in reversed(self._turns):
+            if turn.role == "user":
+                content = turn.content
+                text = content if isinstance(content, str) else _text(content)
+                if text:
+                    return text
         return ""
 
     @_once
@@ -188,15 +199,14 @@ class RequestFacts:
         return bytes(value) if value is not None else b""
 
     @_once
-    def _raw_messages(self) -> list[Raw]:
-        try:
-            return _ITEMS.decode(self._conversation)
-        except _UNREADABLE:
-            return []
-
-    @_once
     def _turns(self) -> list[_Turn]:
-        return [_turn(raw) for raw in self._raw_messages]
+        raw = self._conversation
+        if not raw:
+            return []
+        try:
+            return _TURNS.decode(raw)
+        except _UNREADABLE:
+            return _readable_turns(raw)
 
     def _value(self, key: str) -> Any:
         raw = self._fields.get(key)
@@ -289,7 +299,7 @@ class RequestFacts:
         begin = [
             bytes(self._fields[key]) for key in ("system", "instructions") if key in self._fields
         ]
-        if not self._raw_messages:  # the input of Responses as one text
+        if not self._turns:  # the input of Responses as one text
             return b"\0".join([*begin, self._conversation])
         for turn in self._turns:
             if turn.role == "user" or turn.role in ("system", "developer"):
@@ -299,11 +309,16 @@ class RequestFacts:
         return b""
 
 
-def _turn(raw: Raw) -> _Turn:
+def _readable_turns(raw: bytes) -> list[_Turn]:
+    """Those of a list in which some are no messages."""
+    turns: list[_Turn] = []
     try:
-        return _TURN.decode(raw)
+        for item in _ITEMS.decode(raw):
+            with suppress(*_UNREADABLE):
+                turns.append(_TURN.decode(item))
     except _UNREADABLE:
-        return _Turn()
+        pass  # not even a list
+    return turns
 
 
 def _text(content: object) -> str:
