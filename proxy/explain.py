@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import click
 import msgspec
@@ -20,6 +20,7 @@ from router.explain import explain as explained
 from router.explanation import Candidate, Cascade, Choice, Decision, Explanation
 
 _NUMBER = re.compile(r"-|[-+]?[0-9.]+(e[-+][0-9]+)?")
+BODY = click.Path(dir_okay=False, allow_dash=True)
 WIDTH = 100  # of everything that is printed, but for lines of the file
 CANDIDATES = (
     "CANDIDATE", "AS", "STATE", "WAIT S", "USD", "START USD", "GPU S", "TOKENS IN", "OUT",
@@ -28,7 +29,7 @@ CANDIDATES = (
 
 @click.command()
 @click.argument("file", type=FILE)
-@click.option("--request", "body", type=click.File("rb"), required=True, help="Its body; - stdin.")
+@click.option("--request", "body", type=BODY, required=True, help="File with its body; - stdin.")
 @click.option("--header", "headers", type=Header(), multiple=True, help="One of its headers.")
 @click.option("--path", help="Where it is sent; told from its body when left out.")
 @STATE
@@ -36,7 +37,7 @@ CANDIDATES = (
 @click.option("--json", "as_json", is_flag=True, help="Print the object in place of tables.")
 def explain(
     file: Path,
-    body: BinaryIO,
+    body: str,
     headers: Sequence[tuple[str, str]],
     path: str | None,
     states: States,
@@ -46,10 +47,13 @@ def explain(
     """Say what FILE would do with a request, rule by rule, and start nothing."""
     router = router_of(configured(file), file, states, now_s() if at_s is None else at_s)
     try:
-        request = question(body.read(), headers_of(headers), path)
+        with click.open_file(body, "rb") as opened:
+            request = question(opened.read(), headers_of(headers), path)
         found = asyncio.run(explained(router, request))
     except GatewayError as error:
-        raise click.ClickException(f"{body.name}: {error.message}") from error
+        raise click.ClickException(f"{body}: {error.message}") from error
+    except OSError as error:
+        raise click.ClickException(f"{body}: cannot read it: {error.strerror}") from error
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)))
     else:
@@ -65,7 +69,8 @@ def _show(found: Explanation) -> None:
 def _parts(found: Explanation) -> Iterator[str]:
     asked = found.request
     what = "policy" if found.policy is not None else "model"
-    yield f"{asked.model}: a {what}, asked at {asked.path}, {asked.bytes} bytes, {found.at}"
+    said = f"{asked.model}: a {what}, asked at {asked.path}, {asked.bytes} bytes, {found.at}"
+    yield wrapped(said)
     if found.rules:
         rows = [(r.name or str(r.rule), str(r.line), _yes(r.matched), r.why) for r in found.rules]
         yield table(("RULE", "LINE", "MATCHED", "WHY"), rows)

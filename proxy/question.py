@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec import Raw
 
+from proxy.control_call import is_control
 from proxy.head import Head
 from proxy.inbound import read_request, request_id, route, unpacked
 from router.errors import BadRequest
@@ -37,6 +38,8 @@ def question(body: bytes, headers: Headers, path: str | None = None) -> Request:
         headers = [*headers, (b"content-type", b"application/json")]
     target = (path or _path_of(body)).encode("ascii", "backslashreplace")
     head = Head("POST", target, headers, "1.1", keep_alive=True)
+    if is_control(head.path):
+        raise BadRequest(f"{head.path} is no inference, so there is nothing to explain")
     found = route(head)
     request = read_request(head, found, body, request_id(head))
     if request.body is None:
