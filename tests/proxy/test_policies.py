@@ -172,6 +172,24 @@ def test_waiting_time_of_a_rule_holds(start_gateway: StartGateway, fakes: FakeSe
     assert (response.status_code, response.json()["error"]["code"]) == (503, "model_starting")
 
 
+def test_overflow_of_a_rule_stands_before_the_models_own(
+    start_gateway: StartGateway, fakes: FakeServers
+) -> None:
+    cold = {"command": fake_command("--start-after", "30"), "start_time": "30s", "gpu_hour": 1.0}
+    models = {
+        "slow": {"served_as": "fake", "cold": cold, "overflow": ["one"], "max_wait": "1s"},
+        "one": model(fakes.urls[:1]),
+        "two": model(fakes.urls[1:]),
+    }
+    policies = {
+        "own": {"first_match": [{"use": "slow"}]},
+        "rule": {"first_match": [{"use": "slow", "overflow": ["two"]}]},
+    }
+    gateway = start_gateway(yaml(models, policies=policies))
+    assert ask(gateway, "own").headers["x-lamplighter-model"] == "one"
+    assert ask(gateway, "rule").headers["x-lamplighter-model"] == "two"
+
+
 def test_reload_brings_new_rules_and_a_wrong_file_changes_nothing(
     start_gateway: StartGateway, fakes: FakeServers
 ) -> None:
