@@ -79,6 +79,7 @@ class Candidates:
             state=soonest.state,
             wait_s=soonest.wait_s,
             usd=self._prices.expected_usd(model, input_tokens, output_tokens),
+            priced_by=self._prices.basis(model),
             api_usd=self._api_usd(model, input_tokens, output_tokens),
             gpu_s=_gpu_s(planner, input_tokens, output_tokens),
             start_usd=_start_usd(self._snapshot.backends[model], planner, soonest),

@@ -11,6 +11,7 @@ from msgspec import Struct
 from config.settings import Priority
 from policies.arrival import Kind
 from policies.facts import HowCounted
+from router.prices import Basis
 
 Role = Literal["model", "split", "small", "large", "fallback", "overflow"]
 State = Literal[
@@ -104,8 +105,9 @@ class Candidate(Struct, frozen=True):
 
     `input_tokens` are those of the prompt as this model counts them, `output_tokens` those that its
     answer is expected to have. `usd` is what this request is expected to cost there, as models are
-    compared; `api_usd` what its outside API would charge, `gpu_s` how long the request alone would
-    keep one of its servers busy, `start_usd` what the start or the wake costs that it needs now.
+    compared, by the price that `priced_by` names; `api_usd` what its outside API would charge,
+    `gpu_s` how long the request alone would keep one of its servers busy, `start_usd` what the
+    start or the wake costs that it needs now.
     """
 
     model: str
@@ -114,6 +116,7 @@ class Candidate(Struct, frozen=True):
     state: State
     wait_s: float | None
     usd: float
+    priced_by: Basis
     api_usd: float | None
     gpu_s: float | None
     start_usd: float

@@ -1,8 +1,13 @@
 """What a request to a model is expected to cost, for comparing models with each other."""
 
+from typing import Literal
+
 from config.schema import Config
+from config.sources import Price
 from router.planner import OUTPUT_GUESS
 from router.planners import Planners
+
+Basis = Literal["price", "api", "gpu_hour", "assumed", "none"]
 
 REQUESTS_S = 8.0  # that one always-on server carries, as `cold.speed.requests` has it by default
 
@@ -20,15 +25,31 @@ class Prices:
         mean = planner.output_mean if planner is not None else OUTPUT_GUESS
         return mean if allowed is None else min(mean, max(allowed, 0))
 
+    def basis(self, model: str) -> Basis:
+        """What `expected_usd` goes by."""
+        facts = self._config.models[model]
+        if facts.price.input or facts.price.output:
+            return "price"
+        if facts.api is not None and (facts.api.price.input or facts.api.price.output):
+            return "api"
+        if facts.cold is not None:
+            return "gpu_hour" if facts.cold.gpu_hour else "assumed"
+        hot = facts.hot
+        return "gpu_hour" if hot and any(item.gpu_hour for item in hot.urls) else "none"
+
     def expected_usd(self, model: str, input_tokens: float, output_tokens: float) -> float:
         """By the model's own rate card, else by its API's, else its share of a busy server."""
-        facts = self._config.models[model]
+        facts, basis = self._config.models[model], self.basis(model)
+        if basis == "price":
+            return _usd(facts.price, input_tokens, output_tokens)
+        if basis == "api" and facts.api is not None:
+            return _usd(facts.api.price, input_tokens, output_tokens)
         planner = self._planners.get(model)
-        rates = [facts.price, *([facts.api.price] if facts.api is not None else [])]
-        for price in rates:
-            if price.input or price.output:
-                return (input_tokens * price.input + output_tokens * price.output) / 1e6
         if planner is not None and facts.cold is not None:
             return planner.economics.hold_usd_s / planner.economics.requests_s
         hours_usd = [item.gpu_hour for item in facts.hot.urls] if facts.hot is not None else []
         return sum(hours_usd) / max(len(hours_usd), 1) / 3600 / REQUESTS_S
+
+
+def _usd(price: Price, input_tokens: float, output_tokens: float) -> float:
+    return (input_tokens * price.input + output_tokens * price.output) / 1e6

@@ -4,9 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.load import parse
+from policies.facts import Count
+from router.candidates import Candidates, Tokens
 from router.errors import BadRequest, UnknownModel
 from router.explanation import Candidate, Explanation
-from router.stated import Stated
+from router.stated import Stated, stated_router
 from tests.explain.scenes import PROMPT, SATURDAY, TEXT, as_json, chat, explained
 
 LONG = " ".join(["word"] * 2000)
@@ -66,6 +69,7 @@ def test_a_model_of_its_own_name_has_no_rules_but_candidates_and_a_choice() -> N
                 "state": "ready",
                 "wait_s": 0.0,
                 "usd": pytest.approx(0.00001),  # 0.288 USD an hour, eight requests a second
+                "priced_by": "gpu_hour",
                 "api_usd": None,
                 "gpu_s": None,
                 "start_usd": 0.0,
@@ -131,6 +135,34 @@ def test_an_outside_api_costs_tokens_by_its_price() -> None:
         ("outside", "api"),
         ("small", "hot"),
     ]
+
+
+CARDS = """\
+version: 1
+models:
+  card:
+    price: {input: 1, output: 2}
+    api: {url: "http://127.0.0.1:9/v1", price: {input: 5, output: 5}}
+  free: {api: {url: "http://127.0.0.1:9/v1"}}
+  unpriced: {cold: {command: "no-such-program --port {port}"}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "priced_by", "usd"),
+    [
+        ("card", "price", (10 * 1 + 20 * 2) / 1e6),
+        ("free", "none", 0.0),
+        ("unpriced", "assumed", 1 / 3600 / 8),
+    ],
+)
+def test_a_price_says_what_it_comes_from(model: str, priced_by: str, usd: float) -> None:
+    router = stated_router(parse(CARDS, "cards.yaml", {}), {}, {}, SATURDAY)
+    look = Candidates(router.fleet.snapshot, router.planners)
+    one = look.candidate(model, "model", None, Count(10, "tokenizer"), Tokens(20, "known"))
+    assert (one.priced_by, one.usd) == (priced_by, pytest.approx(usd))
+    assert (one.output_tokens, one.guessed_by) == (20, "known")
+    assert one.api_usd == (pytest.approx(150e-6) if model == "card" else None)
 
 
 def test_somebody_else_answers_where_a_start_would_be_late() -> None:
