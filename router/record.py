@@ -74,7 +74,8 @@ class Record(Struct):
         self.earlier.append(earlier)
         self.began_s = ended_s
         self.attempts = []
-        self.reasons = []
+        self.reasons = self.reasons[:1]  # which rule sent it
+        self.error_code = ""
         self.served_as = self.placement = self.endpoint = self.answered_by = ""
         self.cold_start = False
         self.waited_s = self.usd = 0.0

@@ -10,9 +10,9 @@ from tests.cascades.scenes import UNSURE, pieces, policy, streamed, text_of, who
 from tests.conftest import StartGateway
 from tests.fakes.process import fake_command
 from tests.fakes.threaded import FakeServers
-from tests.fakes.wire import End, error, events
+from tests.fakes.wire import End, error, error_event, events
 from tests.gateway import GatewayProcess
-from tests.proxy.scenes import HELLO, model, yaml
+from tests.proxy.scenes import HELLO, counted, model, yaml
 
 DEAD = "http://127.0.0.1:9/v1"  # the port of "discard", where nobody listens
 
@@ -172,3 +172,20 @@ def test_sure_stream_of_small_needs_no_large_model(
     gateway = gateway_of(start_gateway, small=up, large=model([DEAD], retries=0))
     fakes.script(streamed(*pieces("Paris it is")))
     assert text_of(ask(gateway, stream=True).text) == "Paris it is"
+
+
+def test_stream_of_small_that_begins_with_an_error(
+    start_gateway: StartGateway, fakes: FakeServers
+) -> None:
+    gateway = gateway_of(
+        start_gateway,
+        small=model(fakes.urls[:1], retries=0),
+        large=model(fakes.urls[1:], retries=0),
+    )
+    fakes.script(events(error_event("out of memory")), streamed(*pieces("Paris it is")))
+    response = ask(gateway, stream=True)
+    assert text_of(response.text) == "Paris it is"
+    assert response.headers["x-lamplighter-cascade"] == "small_failed"
+    assert "out of memory" not in response.text
+    assert counted(gateway, "large") == {"ok": 1.0}
+    assert counted(gateway, "small") == {"error": 1.0}
