@@ -10,7 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from policies.budget import NORMAL, Allowance
-from policies.calibration import Bound, Calibration, along
+from policies.calibration import Bound, Calibration, Early, falls_to
 from policies.signals import Signals
 
 
@@ -57,22 +57,22 @@ class Beginning(Struct, frozen=True):
 def judge(signals: Signals, calibration: Calibration, terms: Terms) -> Verdict:
     """Keep or escalate, of an answer that is whole."""
     p_right = calibration.probability(signals)
+    bounded = terms.max_wrong is not None
     impossible = _no_large(terms)
     if impossible is not None:
-        broken = ": max_wrong does not hold" if terms.max_wrong is not None else ""
-        return Verdict(True, f"kept: {impossible}{broken}", p_right, terms.max_wrong is not None)
+        broken = "; max_wrong does not hold" if bounded else ""
+        return Verdict(True, f"kept: {impossible}{broken}", p_right, bounded)
     if signals.valid is False:
         return Verdict(False, "escalated: not the JSON or tool call that was asked for", p_right)
     score = calibration.score(signals)
     if score is None:
-        return Verdict(False, "escalated: nothing is known of this answer", p_right)
+        return Verdict(False, "escalated: too little is known of this answer", p_right)
     least, why = least_score(calibration, terms)
     at = f"P(right) {p_right:.2f}, score {score:.3g}"
     if score < least:
         return Verdict(False, f"escalated: {at}, below {least:.3g} ({why})", p_right)
-    if terms.right_answer_usd is not None:
-        return _by_money(score, calibration, terms, p_right)
-    return Verdict(True, f"kept: {at}, not below {least:.3g} ({why})", p_right)
+    unbounded = bounded and not calibration.bounds
+    return Verdict(True, f"kept: {at}, not below {least:.3g} ({why})", p_right, unbounded)
 
 
 def _no_large(terms: Terms) -> str | None:
@@ -86,29 +86,41 @@ def _no_large(terms: Terms) -> str | None:
 
 
 def least_score(calibration: Calibration, terms: Terms) -> tuple[float, str]:
-    """The least score of answers that are kept, by what was promised, and what that rests on."""
-    if terms.max_wrong is not None and calibration.bounds:
-        bound = _bound(calibration, terms.max_wrong)
-        why = f"wrongly kept in at most {terms.max_wrong:.3g}, {calibration.confidence:.0%} sure"
-        return (math.inf if bound is None else bound.score), why
-    if terms.max_wrong is None and terms.right_answer_usd is not None:
-        return -math.inf, "no bound was set"
-    return calibration.threshold, calibration.source
+    """The least score of answers that are kept, and what that rests on.
+
+    What was promised comes first; money may only ask for more. `inf`: no answer is kept.
+    """
+    promised, why = _promised(calibration, terms)
+    if terms.right_answer_usd is None:
+        return promised, why
+    worth = terms.large_total_usd / max(terms.right_answer_usd, 1e-12)
+    paying = falls_to(calibration.gain, worth)
+    if paying <= promised:
+        return promised, why
+    return (
+        paying,
+        f"below it {worth:.2g} more right answers are worth {terms.large_total_usd:.2g} USD",
+    )
 
 
-def _bound(calibration: Calibration, max_wrong: float) -> Bound | None:
-    """The lowest score from which answers may be kept; None: no answer may."""
-    within = [bound for bound in calibration.bounds if bound.wrong <= max_wrong]
-    return within[0] if within else None
+def _promised(calibration: Calibration, terms: Terms) -> tuple[float, str]:
+    if terms.max_wrong is None:
+        if terms.right_answer_usd is not None:
+            return -math.inf, "no bound was set"
+        return calibration.threshold, calibration.source
+    if not calibration.bounds:
+        return calibration.threshold, f"{calibration.source}; max_wrong is not promised"
+    why = f"wrongly kept in at most {terms.max_wrong:.3g}, {calibration.confidence:.0%} sure"
+    within = (bound.score for bound in calibration.bounds if bound.wrong <= terms.max_wrong)
+    return next(within, math.inf), why
 
 
-def _by_money(score: float, calibration: Calibration, terms: Terms, p_right: float) -> Verdict:
-    assert terms.right_answer_usd is not None
-    gain_usd = along(calibration.gain, score) * terms.right_answer_usd
-    costs = f"{gain_usd:.3g} USD to be gained for {terms.large_total_usd:.3g}"
-    if gain_usd > terms.large_total_usd:
-        return Verdict(False, f"escalated: P(right) {p_right:.2f}, {costs}", p_right)
-    return Verdict(True, f"kept: P(right) {p_right:.2f}, {costs}", p_right)
+def _bound(calibration: Calibration, least: float) -> Bound | None:
+    """The laxest line of the calibration's table that keeps no more than `least` does."""
+    return next((bound for bound in calibration.bounds if bound.score >= least), None)
+
+
+# --- before, and meanwhile ----------------------------------------------------------------------
 
 
 def begin(p_escalate: float | None, calibration: Calibration, terms: Terms) -> Beginning:
@@ -132,25 +144,34 @@ def begin(p_escalate: float | None, calibration: Calibration, terms: Terms) -> B
 
 
 def share_escalated(calibration: Calibration, terms: Terms) -> float:
-    """Of all requests, by what was promised."""
-    if terms.max_wrong is not None and calibration.bounds:
-        bound = _bound(calibration, terms.max_wrong)
-        return 1.0 if bound is None else bound.escalated
-    return calibration.escalated
+    """Of all requests, at the score from which answers are kept."""
+    if terms.max_wrong is None and terms.right_answer_usd is None:
+        return calibration.escalated
+    least, _ = least_score(calibration, terms)
+    if least == -math.inf:
+        return 0.0
+    if not calibration.bounds:
+        return calibration.escalated
+    bound = _bound(calibration, least)
+    return 1.0 if bound is None else bound.escalated
 
 
 def early(
     signals_so_far: Signals, tokens_so_far: int, calibration: Calibration, terms: Terms
 ) -> Literal["release", "cut", "wait"]:
-    """Of a stream's beginning; asked once, with the first `after_tokens` tokens."""
+    """Of a stream's beginning; asked once, with its first `after_tokens` tokens."""
     if _no_large(terms) is not None:
         return "release"
     rule = calibration.early
-    score = calibration.score(signals_so_far)
+    score = calibration.first_score(signals_so_far)
     if rule is None or tokens_so_far < rule.after_tokens or score is None:
         return "wait"
-    if terms.right_answer_usd is not None or signals_so_far.valid is False:
+    line: Early | Bound | None = rule
+    if terms.max_wrong is not None or terms.right_answer_usd is not None:
+        least, _ = least_score(calibration, terms)
+        line = _bound(calibration, least)
+    if line is None:
         return "wait"
-    if score >= rule.release:
+    if score >= line.release:
         return "release"
-    return "cut" if score < rule.cut else "wait"
+    return "cut" if score < line.cut else "wait"
