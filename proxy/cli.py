@@ -27,6 +27,7 @@ class _Commands(click.Group):
     """Commands, some of them in modules that are imported when they are asked for."""
 
     elsewhere: ClassVar = {
+        "calibrate": "proxy.calibrate",
         "cost": "proxy.cost",
         "diff": "proxy.diff",
         "explain": "proxy.explain",
