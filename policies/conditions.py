@@ -397,7 +397,7 @@ def _why_every(conditions: Sequence[Condition]) -> Why:
         for condition in conditions:
             if condition.holds(facts) is False:
                 return condition.why(facts)
-        return " and ".join(condition.why(facts) for condition in conditions)
+        return " and ".join(each.why(facts) for each in conditions) or "it has no condition"
 
     return why
 

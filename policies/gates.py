@@ -112,7 +112,7 @@ def _by_number(
 
 def _samples(ends: Sequence[float]) -> list[float]:
     """A number below all ends, at the first, between it and the second, and so on."""
-    samples = [ends[0] - 1]
+    samples = [ends[0] - 1 if ends else 0.0]
     for n, end in enumerate(ends):
         after = (end + ends[n + 1]) / 2 if n + 1 < len(ends) else end + 1
         samples += [end, after]
