@@ -21,7 +21,10 @@ Named = tuple[str, Role, float | None]  # a model, what it is there for, its sha
 
 
 def named(config: Config, model: str, use: Use | None, overflow: tuple[str, ...]) -> list[Named]:
-    """Each model once: those of `use`, then the fallbacks and overflow of the one that is asked."""
+    """Each model once: those of `use`, then the fallbacks of `model`, then who answers for those.
+
+    `overflow` is that of `model`.
+    """
     found: dict[str, Named] = {}
     for each in (*_used(model, use), *_others(config, model, overflow)):
         found.setdefault(each[0], each)
@@ -45,7 +48,8 @@ def _others(config: Config, model: str, overflow: tuple[str, ...]) -> Iterator[N
         following = (config.resolve(name) for name in config.models[each].fallback)
         seen.extend(name for name in following if name is not None and name not in seen)
     yield from ((name, "fallback", None) for name in seen[1:])
-    yield from ((name, "overflow", None) for name in overflow)
+    others = (name for each in seen[1:] for name in config.models[each].overflow)
+    yield from ((name, "overflow", None) for name in (*overflow, *others))
 
 
 class Tokens(Struct, frozen=True):

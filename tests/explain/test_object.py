@@ -1,16 +1,23 @@
 """What stands in an explanation, field by field."""
 
+import asyncio
+import json
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from config.load import parse
 from policies.facts import Count
+from proxy.question import question
 from router.candidates import Candidates, Tokens
 from router.errors import BadRequest, UnknownModel
+from router.explain import explain
 from router.explanation import Candidate, Explanation
+from router.record import Record
 from router.stated import Stated, stated_router
-from tests.explain.scenes import PROMPT, SATURDAY, TEXT, as_json, chat, explained
+from tests.explain.scenes import PROMPT, SATURDAY, TEXT, as_json, chat, explained, router
 
 LONG = " ".join(["word"] * 2000)
 
@@ -157,8 +164,8 @@ models:
     ],
 )
 def test_a_price_says_what_it_comes_from(model: str, priced_by: str, usd: float) -> None:
-    router = stated_router(parse(CARDS, "cards.yaml", {}), {}, {}, SATURDAY)
-    look = Candidates(router.fleet.snapshot, router.planners)
+    priced = stated_router(parse(CARDS, "cards.yaml", {}), {}, {}, SATURDAY)
+    look = Candidates(priced.fleet.snapshot, priced.planners)
     one = look.candidate(model, "model", None, Count(10, "tokenizer"), Tokens(20, "known"))
     assert (one.priced_by, one.usd) == (priced_by, pytest.approx(usd))
     assert (one.output_tokens, one.guessed_by) == (20, "known")
@@ -174,6 +181,60 @@ def test_somebody_else_answers_where_a_start_would_be_late() -> None:
     assert choice is not None
     assert (choice.model, choice.wait_s) == ("small", 0.0)
     assert choice.start_usd == candidate(found, "busy").start_usd == pytest.approx(0.6)
+
+
+CHAIN = """\
+version: 1
+models:
+  first: {hot: {urls: ["http://127.0.0.1:9/v1"]}, fallback: [second]}
+  second: {cold: {command: "no-such-program --port {port}", start_time: 10m}, overflow: [third]}
+  third: {hot: {urls: ["http://127.0.0.1:9/v1"]}}
+"""
+
+
+def test_who_answers_for_a_fallback_is_a_candidate_too() -> None:
+    chained = stated_router(parse(CHAIN, "chain.yaml", {}), {}, {"first": "off"}, SATURDAY)
+    found = asyncio.run(explain(chained, question(chat("first"), [])))
+    assert [(each.model, each.role) for each in found.candidates] == [
+        ("first", "model"),
+        ("second", "fallback"),
+        ("third", "overflow"),
+    ]
+    assert found.choice is not None
+    assert (found.choice.model, found.places[0].instead_of) == ("third", "second")
+
+
+def test_a_budget_that_is_spent_is_the_error_that_the_caller_gets() -> None:
+    spent = router()
+    planner = spent.planners.get("busy")
+    assert planner is not None
+    planner.spent(5.0, None)
+    found = asyncio.run(explain(spent, question(chat("busy"), [])))
+    assert found.refusal is not None
+    assert (found.refusal.status, found.refusal.code) == (429, "budget_exceeded")
+    assert found.refusal.message.startswith("model 'busy' has spent 5 of 5 USD today")
+
+
+@pytest.mark.parametrize("model", ["chat", "night", "careful"])
+@given(
+    st.dictionaries(
+        st.sampled_from(["messages", "max_tokens", "tools", "n", "temperature"]),
+        st.none() | st.integers() | st.text() | st.lists(st.integers()),
+    )
+)
+def test_it_is_what_the_router_decides(model: str, more: dict[str, Any]) -> None:
+    """Whatever is in the body."""
+    asked = question(json.dumps({"model": model, **more}).encode(), [])
+    deciding = router()
+    policy = deciding.policy(asked)
+    assert policy is not None
+    found = asyncio.run(explain(deciding, asked))
+    record = Record(asked.id, asked.dialect, 0.0)
+    route = asyncio.run(deciding.decide(policy, asked, record))
+    assert found.decision.rule == record.rule == route.rule.number
+    assert found.decision.models == route.use.models
+    if found.cascade is None:
+        assert found.decision.model == route.model
 
 
 def test_a_model_that_nothing_can_answer_is_refused_with_the_error_that_the_caller_gets() -> None:
