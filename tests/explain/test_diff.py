@@ -149,6 +149,19 @@ def test_tables_for_people_name_each_request_and_the_sums(
     assert max(map(len, printed)) <= 100
 
 
+def test_long_names_are_folded_at_100_columns(tmp_path: Path) -> None:
+    names = [f"organisation/{'very-' * 12}long-name-{n}" for n in range(2)]
+    files = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    rule = "{first_match: [{use: %s}]}"
+    for file, name in zip(files, names, strict=True):
+        models = "".join(f"  {n}: {{api: {{url: http://127.0.0.1:9/v1}}}}\n" for n in names)
+        policy = f"policies:\n  {'p' * 70}: {rule % name}\n"
+        file.write_text(f"version: 1\nmodels:\n{models}{policy}")
+    printed = run(files, lines(tmp_path, chat("p" * 70))).output.splitlines()
+    assert max(map(len, printed)) <= 100
+    assert "1 of 1 requests go elsewhere" in " ".join(printed)
+
+
 # --- rows of a store ------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Explanations by a gateway that runs: the same as the command's, and nothing comes of them."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,6 +250,52 @@ def test_a_running_gateway_tells_what_is_so_now(fake_servers: FakeServers, tmp_p
         asked = gateway.admin("POST", "/explain", json=body).json()
         assert asked["candidates"][0]["state"] == "ready"
         assert (asked["choice"]["wait_s"], asked["choice"]["start_usd"]) == (0.0, 0.0)
+
+
+def test_what_is_explained_is_what_happens_then(fake_servers: FakeServers, tmp_path: Path) -> None:
+    fake_servers.reset()
+    with run_gateway(tmp_path, text_for(fake_servers.urls)) as gateway:
+        for name, (body, headers) in QUESTIONS.items():
+            asked = {**headers, "x-request-id": name}
+            said = gateway.http.post(
+                "/v1/chat/completions", json=body, headers={**asked, **EXPLAIN}
+            ).json()
+            answer = gateway.http.post("/v1/chat/completions", json=body, headers=asked)
+            if said["refusal"] is not None:
+                assert answer.status_code == said["refusal"]["status"]
+                assert answer.json()["error"]["message"] == said["refusal"]["message"]
+            elif said["choice"]["in_time"]:
+                choice = said["choice"]
+                assert answer.headers["x-lamplighter-model"] in said["decision"]["models"]
+                if said["cascade"] is None:
+                    assert answer.headers["x-lamplighter-model"] == choice["model"]
+                    assert answer.headers["x-lamplighter-placement"] == choice["kind"]
+
+
+def test_a_response_that_is_continued_leads_to_who_made_it(
+    fake_servers: FakeServers, tmp_path: Path
+) -> None:
+    fake_servers.reset()
+    with run_gateway(tmp_path, text_for(fake_servers.urls)) as gateway:
+        body = {"model": "small", "input": "hello"}
+        id = gateway.http.post("/v1/responses", json=body).json()["id"]
+        said = gateway.admin("POST", "/explain", json={**body, "previous_response_id": id}).json()
+        endpoint = fake_servers.urls[0].split("/")[2]
+        why = f"{endpoint} made the response that this one continues"
+        assert (said["choice"]["kind"], said["choice"]["why"]) == ("hot", why)
+        assert said["places"][1]["why"] == "1 healthy always-on endpoint(s) with room"
+
+
+def test_a_packed_body_is_unpacked(gateway: GatewayProcess) -> None:
+    raw = json.dumps(chat("small")).encode()
+    body = gzip.compress(raw)
+    packed = {"content-encoding": "gzip", "content-type": "application/json"}
+    live = gateway.http.post(
+        "/v1/chat/completions", content=body, headers={**packed, **EXPLAIN}
+    ).json()
+    admin = gateway.http.post("/admin/explain", content=body, headers={**packed, **ADMIN}).json()
+    assert live["request"] == admin["request"]
+    assert live["request"]["bytes"] == len(raw)
 
 
 def test_a_worker_asks_the_process_that_owns_the_instances(
