@@ -133,6 +133,7 @@ class Gateway:
         if self.owner is None:
             self._tasks.start(self._measure(), "measure")
             self._tasks.start(self._upkeep.run(), "upkeep")
+            self._tasks.start(self.router.readers.load(self._first_config), "load readers")
         if self._watcher is not None:
             self._tasks.start(self._watch_file(self._watcher), "watch the configuration")
 
@@ -173,6 +174,8 @@ class Gateway:
             self.measures.finished(record)
             self.planners.finished(record)
             self.router.cascades.finished(record)
+            if self.config.policies:
+                self.router.readers.finished(record)
         self.metrics.observe(record)
 
     def _arrived(self, record: Record) -> None:
@@ -246,6 +249,7 @@ class Gateway:
                 self.planners.follow(config)
                 self.router.follow(config, judging)
                 self.fleet.apply(config)
+                self._tasks.start(self.router.readers.load(config), "load readers")
                 self.on_change(config)
             except ConfigError as error:
                 status.errors = [str(problem) for problem in error.problems]

@@ -274,6 +274,12 @@ class RequestFacts:
             case "similarity":
                 return await self._world.similarity(self.text, self._examples[pending])
 
+    @property
+    def counts(self) -> tuple[Count, ...]:
+        """The counts of tokens that rules have asked for."""
+        fetched = (found for found in self._fetched.values() if isinstance(found, Count))
+        return (*self._counts.values(), *fetched)
+
     # --- where it belongs -------------------------------------------------------------------------
 
     def affinity_key(self, affinity: str | None) -> str | None:

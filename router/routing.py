@@ -24,7 +24,7 @@ from router.record import Record
 from router.request import Request
 from router.route import Prepared, Route, prepared, with_defaults
 from router.shadows import Shadows
-from router.world import LiveWorld
+from router.world import LiveWorld, Readers
 
 
 class Served(Protocol):
@@ -48,6 +48,7 @@ class Router:
         ended: Callable[[Record], None] = lambda record: None,
         keep: Callable[[Label], None] = lambda label: None,
         dropped: Callable[[str], None] = lambda policy: None,
+        readers: Readers | None = None,
     ) -> None:
         """`arrived` hears of each request once its model is known, `ended` of those to one model
         that are not, or not yet, the caller's own. `keep` takes what is learned of a cascade,
@@ -57,6 +58,7 @@ class Router:
         """
         self.fleet = fleet
         self.pins = Pins()
+        self.readers = Readers() if readers is None else readers
         self.clock = clock
         self._epoch = epoch
         self.planners = planners
@@ -95,7 +97,8 @@ class Router:
         while isinstance(rule := decide(policy, facts), Pending):
             await facts.fetch(rule)
         record.rule = rule.number
-        record.reasons.append(f"policy '{policy.name}', rule {rule.label}")
+        counted = "".join(f", {each.tokens} input tokens ({each.how})" for each in facts.counts)
+        record.reasons.append(f"policy '{policy.name}', rule {rule.label}{counted}")
         if rule.rule.deny is not None:
             raise Denied(rule.rule.deny)
         return self.route(policy, rule, facts, request)
@@ -120,7 +123,7 @@ class Router:
 
     def facts(self, request: Request, epoch_s: float | None = None) -> RequestFacts:
         """What rules may ask about the request, as things are now; or as if it came then."""
-        world = LiveWorld(self.fleet.snapshot, self.planners, self._spent_usd)
+        world = LiveWorld(self.fleet.snapshot, self.planners, self._spent_usd, self.readers)
         return RequestFacts(request, world, self._epoch() if epoch_s is None else epoch_s)
 
     def _first_model(self, rule: CompiledRule, affinity: str | None, request: Request) -> str:

@@ -23,6 +23,7 @@ from config.sources import Cold, Hot
 from router.judges import Judge
 from router.planners import Planners
 from router.routing import Router
+from router.world import Readers
 
 Stated = Literal["ready", "full", "starting", "asleep", "off", "failed"]
 STATES: tuple[Stated, ...] = get_args(Stated)
@@ -71,7 +72,14 @@ def stated_router(
     planners = Planners(_no_time)
     planners.follow(config)
     fleet = StatedFleet(Snapshot(config, backends))
-    router = Router(fleet, _no_time, lambda: epoch_s, planners, lambda model: 0.0)
+    router = Router(
+        fleet,
+        _no_time,
+        lambda: epoch_s,
+        planners,
+        lambda model: 0.0,
+        readers=Readers(asks_servers=False),
+    )
     router.follow(config, judges)
     return router
 

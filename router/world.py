@@ -1,14 +1,46 @@
-"""What rules may ask beyond the request: the state of models, budgets, counts, languages."""
+"""What rules may ask beyond the request: the state of models, budgets, counts, meanings."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 
 from backends.fleet import Snapshot
-from config.policy import Similar
+from config.policy import Similar, When
+from config.schema import Config
 from policies.facts import Count
+from router.examples import Examples
+from router.languages import Languages
 from router.places import answers_now
-from router.planner import BYTES_PER_TOKEN
 from router.planners import Planners
+from router.record import Record
 from router.request import Request
+from router.tokenize import tokens_at_server
+from router.tokens import Ratios, Tokens
+
+
+class Readers:
+    """What reads texts for rules, and learns: one of each for a gateway.
+
+    `asks_servers`: model servers may be asked to count tokens.
+    """
+
+    def __init__(self, *, asks_servers: bool = True) -> None:
+        self.asks_servers = asks_servers
+        self.ratios = Ratios()
+        self.languages = Languages()
+        self.examples = Examples()
+
+    def finished(self, record: Record) -> None:
+        """A server counted the tokens of a request."""
+        usage = record.usage
+        if usage is not None and record.bytes_in:
+            self.ratios.learned(record.answered_by, record.bytes_in, usage.input)
+
+    async def load(self, config: Config) -> None:
+        """Load what the policies will ask for: the first request need not wait for it."""
+        conditions = list(_conditions(config))
+        if any(when.language for when in conditions):
+            await asyncio.to_thread(self.languages.load)
+        await self.examples.load([w.similar_to for w in conditions if w.similar_to is not None])
 
 
 class LiveWorld:
@@ -19,10 +51,24 @@ class LiveWorld:
         snapshot: Snapshot,
         planners: Planners,
         spent_usd: Callable[[str | None], float],
+        readers: Readers,
     ) -> None:
         self._snapshot = snapshot
         self._planners = planners
         self._spent_usd = spent_usd
+        self._readers = readers
+
+    def count(self, request: Request, model: str) -> Count:
+        return self._tokens.count(request, model)
+
+    async def exact(self, request: Request, model: str) -> Count:
+        return await self._tokens.exact(request, model)
+
+    async def language(self, text: str) -> str | None:
+        return await self._readers.languages.language(text)
+
+    async def similarity(self, text: str, to: Similar) -> float | None:
+        return await self._readers.examples.similarity(text, to)
 
     def hot(self, model: str) -> bool:
         backends = self._snapshot.backends.get(model)
@@ -35,14 +81,27 @@ class LiveWorld:
             return None
         return max(1.0 - self._spent_usd(model) / budget.usd_per_day, 0.0)
 
-    def count(self, request: Request, model: str) -> Count:
-        return Count(round(request.size / BYTES_PER_TOKEN), "estimate")
+    @property
+    def _tokens(self) -> Tokens:
+        ask = self._counted_there if self._readers.asks_servers else None
+        return Tokens(self._readers.ratios, self._called, ask)
 
-    async def exact(self, request: Request, model: str) -> Count:
-        return self.count(request, model)
+    def _called(self, model: str) -> str:
+        config = self._snapshot.config
+        return config.served_as(model) if model in config.models else model
 
-    async def language(self, text: str) -> str | None:
-        return None
+    async def _counted_there(self, request: Request, model: str) -> int | None:
+        backends = self._snapshot.backends.get(model)
+        return await tokens_at_server(backends, request) if backends is not None else None
 
-    async def similarity(self, text: str, to: Similar) -> float | None:
-        return None
+
+def _conditions(config: Config) -> Iterator[When]:
+    """Every `when` of every policy, those within others too."""
+    rules = (rule for policy in config.policies.values() for rule in policy.first_match)
+    left = [rule.when for rule in rules if rule.when is not None]
+    while left:
+        when = left.pop()
+        yield when
+        left += [*(when.any_of or ()), *(when.all_of or ())]
+        if when.not_ is not None:
+            left.append(when.not_)
