@@ -133,9 +133,11 @@ def _entropy(top: Sequence[float]) -> float:
 
 # --- the final answer ---------------------------------------------------------------------------
 
+# What follows a mark is only looked at: the last of several marks may stand within it.
 _MARKED = re.compile(
-    r"\\boxed\{([^{}\n]{1,500})|####[ \t]*([^\n]{1,500})"
-    r"|\banswer(?:\s{1,3}is)?\s{0,3}:?[*\s]{1,5}([^\n]{1,500})",
+    r"\\boxed\{(?=([^{}\n]{1,500}))|####[ \t]*(?=([^\n]{1,500}))"
+    r"|\banswer(?:\s{1,3}is\b|\s{0,3}:)[:*\s]{0,5}"
+    r"(?=([^\n]{1,500}?)(?:[.!?](?:\s|\Z)|\n|\Z))",
     re.IGNORECASE,
 )
 _JSON_VALUE = re.compile(
@@ -157,9 +159,7 @@ def final_answer(reply: Reply) -> tuple[Token, ...]:
 
 def final_text(text: str) -> str:
     """The same for an answer without logprobs; all of it where no final answer is marked."""
-    marked = None
-    for marked in _MARKED.finditer(text[:_SEARCHED]):
-        pass
+    marked = max(_MARKED.finditer(text[:_SEARCHED]), key=re.Match.start, default=None)
     return text if marked is None else marked.group(marked.lastindex or 0)
 
 
