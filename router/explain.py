@@ -4,6 +4,7 @@ Nothing is started, leased or counted by it. The world is that of a router: of t
 or of one over models in stated states (`router/stated.py`).
 """
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -26,6 +27,8 @@ from router.outlook import outlook, refused
 from router.request import Request
 from router.route import Route
 from router.routing import Router
+
+_KEY_HASH = re.compile(r"(sha256:[0-9a-fA-F]{8})[0-9a-fA-F]{56}")
 
 
 async def explain(
@@ -156,7 +159,7 @@ def _shown(config: Config, policy: CompiledPolicy, tried: Iterable[Tried]) -> di
     def masked(text: str) -> str:
         for secret in secrets:
             text = text.replace(secret, MASK)
-        return text
+        return _KEY_HASH.sub(r"\1...", text)
 
     written = config.policy_text(policy.name)
     if not written or not _stands_alone(written[0][1], policy.name):

@@ -171,9 +171,11 @@ def test_no_word_of_the_prompt_and_no_key_is_in_it(gateway: GatewayProcess) -> N
     for body, headers in QUESTIONS.values():
         sent = {"authorization": "Bearer sk-caller", **headers, **EXPLAIN}
         text = gateway.http.post("/v1/chat/completions", json=body, headers=sent).text
-        for word in (*PROMPT.split(), "key-of", "sk-caller", "test-admin-key"):
+        for word in (*PROMPT.split(), "key-of", "sk-caller", "test-admin-key", "5" * 9):
             assert word not in text
     assert PROMPT not in gateway.log
+    shown = gateway.admin("POST", "/explain", json=chat("chat")).json()["text"]
+    assert f"sha256:{'5' * 8}..." in str(shown)
 
 
 def test_false_is_as_good_as_no_header(gateway: GatewayProcess) -> None:
