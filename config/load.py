@@ -14,8 +14,11 @@ from config.written import written_policies
 MAX_FILE = 8 * 2**20
 
 
-def load(path: str | os.PathLike[str], env: Mapping[str, str]) -> Config:
-    """ConfigError also when the file cannot be read. `env` fills in `${env.NAME}`."""
+def load(path: str | os.PathLike[str], env: Mapping[str, str], *, files: bool = True) -> Config:
+    """ConfigError also when the file cannot be read. `env` fills in `${env.NAME}`.
+
+    Without `files` it is no mistake that files which it names are not there yet.
+    """
     name = os.fspath(path)
     try:
         with Path(path).open("rb") as file:
@@ -32,15 +35,15 @@ def load(path: str | os.PathLike[str], env: Mapping[str, str]) -> Config:
         place = yaml_lines.place_at(before, len(before))
         message = f"the file is not UTF-8: byte 0x{raw[error.start]:02X}; save it as UTF-8"
         raise ConfigError([Problem(name, place.line, place.column, message)]) from None
-    return parse(text, name, env)
+    return parse(text, name, env, files=files)
 
 
 def _one(name: str, message: str) -> ConfigError:
     return ConfigError([Problem(name, 1, 1, message)])
 
 
-def parse(text: str, name: str, env: Mapping[str, str]) -> Config:
-    """`name` stands for the file in problems."""
+def parse(text: str, name: str, env: Mapping[str, str], *, files: bool = True) -> Config:
+    """`name` stands for the file in problems; `files` as for `load`."""
     document = yaml_lines.read(text, name, env)
     if document.problems and not document.values:
         raise ConfigError(document.problems)
@@ -48,6 +51,8 @@ def parse(text: str, name: str, env: Mapping[str, str]) -> Config:
     checks.check(document)
     planning_checks.check(document)
     policy_checks.check(document)
+    if files:
+        policy_checks.check_files(document)
     try:
         config = Config.model_validate(document.value)
     except ValidationError as error:

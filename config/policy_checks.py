@@ -195,8 +195,16 @@ def _accept(accept: Spot) -> None:
             "needs a calibration: the stated defaults promise nothing; make one with"
             " lamplighter calibrate"
         )
-    if file.text and "\0" not in file.text and not Path(file.text).is_file():
-        file.report("there is no such file; lamplighter calibrate writes one")
+
+
+def check_files(document: Document) -> None:
+    """Report the files that policies name and that are not there."""
+    top = Spot(document, (), document.value)
+    for policy in top.at("policies").entries():
+        for rule in policy.at("first_match").entries():
+            file = rule.at("use", "accept", "calibration")
+            if file.text and "\0" not in file.text and not Path(file.text).is_file():
+                file.report("there is no such file; lamplighter calibrate writes one")
 
 
 def _set(fields: Spot) -> None:

@@ -79,7 +79,7 @@ def calibrate(
 
 def _configured(file: Path) -> Config:
     try:
-        return load(file, os.environ)
+        return load(file, os.environ, files=False)
     except ConfigError as error:
         raise click.ClickException("\n".join(map(str, error.problems))) from error
 
