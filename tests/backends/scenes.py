@@ -124,6 +124,7 @@ class Model:
         waiter.size, waiter.since_s, waiter.until_s = size, self.world.now_s, math.inf
         instances = self.machine.instances
         waiter.in_queue, waiter.excluding = False, [instances[id].endpoint for id in excluding]
+        waiter.affinity = None
         self.machine.acquire(waiter, only)
         return waiter
 

@@ -167,6 +167,7 @@ class OneModel:
         waiter.future = self._loop.create_future()
         waiter.size, waiter.since_s = call.size, self.now_s
         waiter.until_s, waiter.excluding, waiter.in_queue = self.now_s + call.held_s, (), False
+        waiter.affinity = None
         return waiter
 
     def _expire(self, waiter: Waiter) -> None:
