@@ -8,9 +8,9 @@ import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
-from importlib import import_module
-from importlib.util import find_spec
+from functools import cache, lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -98,10 +98,26 @@ def vocabulary(called: str) -> Counting | None:
     """How to count by the vocabulary of a model; None where it is not OpenAI's, or not here."""
     name = called.rpartition("/")[2].lower()
     found = next((base for names, base in _VOCABULARIES if names.match(name)), None)
-    if found is None or find_spec("bpe_openai") is None:
+    bindings = _bindings() if found is not None else None
+    if bindings is None:
         return None
-    counting: Counting = import_module("bpe_openai._bindings").tokenizer_for_encoding(found).count
+    counting: Counting = bindings.tokenizer_for_encoding(found).count
     return counting
+
+
+@cache
+def _bindings() -> Any:
+    """The compiled part of bpe-openai alone: the package around it reads all vocabularies once
+    more, into 140 MB. None without the extra `tokens`."""
+    package = find_spec("bpe_openai")
+    for folder in (package.submodule_search_locations or ()) if package is not None else ():
+        for file in sorted(Path(folder).glob("_bindings*.so")):
+            spec = spec_from_file_location("bpe_openai._bindings", file)
+            if spec is not None and spec.loader is not None:
+                module = module_from_spec(spec)
+                spec.loader.exec_module(module)
+                return module
+    return None
 
 
 def text_bytes(request: Request) -> tuple[int, int]:
