@@ -25,7 +25,7 @@ async def cascade_outlook(
     terms = course.terms(record, output_tokens)
     unjudged = why_unjudged(request)
     if unjudged is not None:
-        return _cascade("large", unjudged, 1.0, course.calibration, terms)
+        return _cascade("large", unjudged, None, course.calibration, terms)
     foreseen = await course.foreseen()
     likely = foreseen.escalated if foreseen is not None else None
     first = cascade.begin(likely, course.calibration, terms)
@@ -37,15 +37,17 @@ async def cascade_outlook(
 def _cascade(
     first: Literal["small", "large"],
     why: str,
-    likely: float,
+    likely: float | None,
     calibration: Calibration,
     terms: Terms,
 ) -> Cascade:
     threshold, rests_on = cascade.least_score(calibration, terms)
+    judged, likely = likely is not None, 1.0 if likely is None else likely
     small_first_usd = terms.small_usd + likely * terms.large_usd
     return Cascade(
         first=first,
         why=why,
+        judged=judged,
         p_escalate=likely,
         threshold=threshold if math.isfinite(threshold) else None,
         rests_on=rests_on,

@@ -23,7 +23,7 @@ from router.errors import BadRequest, Denied
 from router.explanation import Asked, Cascade, Decision, Explanation, Line, RuleTried
 from router.facts import RequestFacts
 from router.journey import Leg
-from router.outlook import outlook, refused
+from router.outlook import Case, Outlook, outlook, refused
 from router.request import Request
 from router.route import Route
 from router.routing import Router
@@ -43,36 +43,60 @@ async def explain(
     """
     if request.body is None:
         raise BadRequest("only a call that names a model is explained")
-    facts = facts or router.facts(request)
+    case = Case(router, request, facts or router.facts(request), output_tokens)
     policy = router.policy(request)
     if policy is None:
-        return _named(router, request, facts, output_tokens)
-    tried = await _tried(policy, facts)
-    rule = tried[-1].rule
-    if rule.rule.deny is not None:
-        refusal = refused(Denied(rule.rule.deny))
-        decision = Decision(rule.number, "deny", (), None, tried[-1].why)
-        found = Explanation(_at(facts), _asked(request, None), decision, refusal=refusal)
-    else:
-        route = router.route(policy, rule, facts, request)
-        cascade = await cascade_outlook(router, route, output_tokens)
-        large_first = cascade is not None and cascade.first == "large"
-        leg = route.leg(route.use.models[1] if large_first else route.model)
-        ahead = outlook(router, route.request, facts, leg, output_tokens, route.use, cascade)
-        decision = _decision(leg, request, route, _why_this_model(route, cascade))
-        found = Explanation(_at(facts), _asked(request, leg), decision, **asdict(ahead))
+        return _named(case)
+    tried = await _tried(policy, case.facts)
+    found = await _followed(case, policy, tried[-1])
     config = router.fleet.snapshot.config
     return replace(found, policy=policy.name, **_shown(config, policy, tried))
 
 
-def _named(
-    router: Router, request: Request, facts: RequestFacts, output_tokens: int | None
-) -> Explanation:
+def _named(case: Case) -> Explanation:
     """A model and no policy."""
-    leg = router.plain_leg(request)
-    decision = _decision(leg, request, None, "the caller named it")
-    ahead = outlook(router, request, facts, leg, output_tokens)
-    return Explanation(_at(facts), _asked(request, leg), decision, **asdict(ahead))
+    leg = case.router.plain_leg(case.request)
+    decision = _decision(leg, case.request, None, "the caller named it")
+    return _explanation(case, decision, leg, outlook(case, case.request, leg))
+
+
+async def _followed(case: Case, policy: CompiledPolicy, matched: Tried) -> Explanation:
+    """What the rule that matched leads to."""
+    rule = matched.rule
+    if rule.rule.deny is not None:
+        denied = Outlook(refusal=refused(Denied(rule.rule.deny)))
+        decision = Decision(rule.number, "deny", (), None, matched.why)
+        return _explanation(case, decision, None, denied)
+    route = case.router.route(policy, rule, case.facts, case.request)
+    cascade = await cascade_outlook(case.router, route, case.output_tokens)
+    first, *others = _in_turn(route, cascade)
+    why = _why_this_model(route, cascade)
+    leg = route.leg(first)
+    ahead = outlook(case, route.request, leg, route.use)
+    if cascade is not None and ahead.choice is not None:
+        ahead = replace(ahead, choice=replace(ahead.choice, usd=cascade.usd))
+    for other in others:
+        if ahead.choice is None:
+            leg, why = route.leg(other), f"{why}; but nothing of {leg.model} can answer"
+            ahead = outlook(case, route.request, leg, route.use)
+    found = _explanation(case, _decision(leg, case.request, route, why), leg, ahead)
+    return replace(found, cascade=cascade)
+
+
+def _in_turn(route: Route, cascade: Cascade | None) -> tuple[str, ...]:
+    """Who is asked first, and who if that one has no place for the request."""
+    if cascade is None:
+        return (route.model,)
+    small, large = route.use.models
+    if not cascade.judged:
+        return (large,)
+    return (small, large) if cascade.first == "small" else (large, small)
+
+
+def _explanation(case: Case, decision: Decision, leg: Leg | None, ahead: Outlook) -> Explanation:
+    at = datetime.fromtimestamp(case.facts.epoch_s, UTC)
+    spelled = at.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return Explanation(spelled, _asked(case.request, leg), decision, **asdict(ahead))
 
 
 async def _tried(policy: CompiledPolicy, facts: RequestFacts) -> tuple[Tried, ...]:
@@ -80,11 +104,6 @@ async def _tried(policy: CompiledPolicy, facts: RequestFacts) -> tuple[Tried, ..
     while isinstance(found := trail(policy, facts), Pending):
         await facts.fetch(found)
     return found
-
-
-def _at(facts: RequestFacts) -> str:
-    at = datetime.fromtimestamp(facts.epoch_s, UTC)
-    return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _asked(request: Request, leg: Leg | None) -> Asked:

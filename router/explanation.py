@@ -73,6 +73,7 @@ class Decision(Struct, frozen=True):
 class Cascade(Struct, frozen=True):
     """What the cascade would do. `p_escalate` is how likely the large model is asked after all.
 
+    Where answers cannot be `judged`, the large model is asked and nobody else.
     Answers of the small model are kept from the score `threshold` on (None: none is), which
     `rests_on` what was promised. `calibration` says where it comes from, of so many `labels`.
     `usd` is what the request is expected to cost in all.
@@ -80,6 +81,7 @@ class Cascade(Struct, frozen=True):
 
     first: Literal["small", "large"]
     why: str
+    judged: bool
     p_escalate: float
     threshold: float | None
     rests_on: str

@@ -6,7 +6,6 @@ The places are those of `router/places.py`, looked at and not asked.
 from collections.abc import Sequence
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from backends.fleet import Snapshot
 from config.policy import Use
@@ -14,7 +13,7 @@ from policies.arrival import Kind
 from router import places
 from router.candidates import Candidates, Tokens, named
 from router.errors import GatewayError
-from router.explanation import Candidate, Cascade, Choice, Place, Refusal
+from router.explanation import Candidate, Choice, Place, Refusal
 from router.facts import RequestFacts
 from router.journey import Leg
 from router.pins import Pin
@@ -22,47 +21,39 @@ from router.request import Request
 from router.routing import Router
 
 
+class Case(Struct, frozen=True):
+    """A request in the world of a router. `output_tokens` is None where nobody knows them."""
+
+    router: Router
+    request: Request
+    facts: RequestFacts
+    output_tokens: int | None
+
+
 class Outlook(Struct, frozen=True):
-    """The part of an explanation that is about models."""
+    """The part of an explanation that is about one model and those that stand in for it."""
 
-    candidates: tuple[Candidate, ...]
-    places: tuple[Place, ...]
-    choice: Choice | None
-    refusal: Refusal | None
-    cascade: Cascade | None = None
+    candidates: tuple[Candidate, ...] = ()
+    places: tuple[Place, ...] = ()
+    choice: Choice | None = None
+    refusal: Refusal | None = None
 
 
-def outlook(
-    router: Router,
-    request: Request,
-    facts: RequestFacts,
-    leg: Leg,
-    output_tokens: int | None,
-    use: Use | None = None,
-    cascade: Cascade | None = None,
-) -> Outlook:
-    """`request` has in it what a rule has set, `leg` is its way to the model that is asked first.
-
-    `output_tokens` is None where nobody knows them; `use` is that of the rule, for a policy.
-    """
-    now_s = router.clock()
-    snapshot, asked = router.fleet.snapshot, leg.asked(request, now_s)
+def outlook(case: Case, request: Request, leg: Leg, use: Use | None = None) -> Outlook:
+    """`request` has in it what a rule has set, and `leg` is its way; `use` is that of the rule."""
+    router = case.router
+    now_s, snapshot = router.clock(), router.fleet.snapshot
+    asked = leg.asked(request, now_s)
     plan = places.Places(snapshot, leg.model, asked, router.planners, lambda: now_s)
     found = tuple(map(_place, plan.plan()))
     continues = request.follows_response
     pin = router.pins.find(continues) if continues is not None else None
     if pin is not None and pin.model == leg.model:
         found = (_pinned(snapshot, pin), *found)
-    answer = Tokens(output_tokens, "known")
-    if output_tokens is None:
-        answer = Tokens(facts.output_tokens, "max_tokens")
-    candidates = _candidates(router, facts, leg, answer, use)
+    candidates = _candidates(case, leg, use)
     if not found:
-        return Outlook(candidates, (), None, refused(plan.nothing_left()), cascade)
-    choice = _choice(found[0], candidates, asked.deadline_s - now_s)
-    if cascade is not None:
-        choice = replace(choice, usd=cascade.usd)
-    return Outlook(candidates, found, choice, None, cascade)
+        return Outlook(candidates, refusal=refused(plan.nothing_left()))
+    return Outlook(candidates, found, _choice(found[0], candidates, asked.deadline_s - now_s))
 
 
 def refused(error: GatewayError) -> Refusal:
@@ -86,13 +77,15 @@ def _pinned(snapshot: Snapshot, pin: Pin) -> Place:
     return Place(pin.model, kind, False, None, None, why)
 
 
-def _candidates(
-    router: Router, facts: RequestFacts, leg: Leg, answer: Tokens, use: Use | None
-) -> tuple[Candidate, ...]:
+def _candidates(case: Case, leg: Leg, use: Use | None) -> tuple[Candidate, ...]:
+    router, facts = case.router, case.facts
     snapshot = router.fleet.snapshot
     overflow = leg.overflow
     if overflow is None:
         overflow = snapshot.config.models[leg.model].overflow
+    answer = Tokens(case.output_tokens, "known")
+    if case.output_tokens is None:
+        answer = Tokens(facts.output_tokens, "max_tokens")
     look_at = Candidates(snapshot, router.planners)
     return tuple(
         look_at.candidate(model, role, weight, facts.input_tokens(model), answer)

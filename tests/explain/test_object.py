@@ -344,11 +344,51 @@ def test_a_cascade_tells_which_model_is_first_and_what_it_rests_on() -> None:
 def test_what_cannot_be_judged_goes_to_the_large_model_at_once() -> None:
     found = explained(chat("careful", n=2), {"large": "ready"})
     assert found.cascade is not None
-    assert (found.cascade.first, found.cascade.p_escalate) == ("large", 1.0)
+    assert (found.cascade.first, found.cascade.judged) == ("large", False)
+    assert found.cascade.p_escalate == 1.0
     assert found.cascade.why == "several answers to one request are not judged"
     assert found.decision.model == "large"
     assert found.choice is not None
     assert found.choice.model == "large"
+
+
+def test_the_other_model_of_a_cascade_answers_where_the_first_has_no_place() -> None:
+    found = explained(chat("careful"), {"small": "off", "large": "ready"})
+    assert found.cascade is not None
+    assert found.decision.model == "large"
+    assert found.choice is not None
+    assert found.choice.usd == candidate(found, "large").usd
+    assert found.refusal is None
+    nobody = explained(chat("careful", n=2), {"small": "ready", "large": "failed"})
+    assert nobody.decision.model == "large"
+
+
+NO_DELAY = """\
+version: 1
+defaults: {delay_hour: 0}
+models:
+  small: {hot: {urls: [{url: "http://127.0.0.1:9/v1", gpu_hour: 1}]}}
+  large: {hot: {urls: [{url: "http://127.0.0.1:9/v1", gpu_hour: 9}]}}
+policies:
+  both: {first_match: [{use: {cascade: [small, large]}}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("states", "n", "expected"),
+    [
+        ({}, 1, "small"),
+        ({"small": "off"}, 1, "large"),
+        ({"large": "off"}, 1, "small"),
+        ({"large": "off"}, 2, None),
+        ({"small": "off", "large": "off"}, 1, None),
+    ],
+)
+def test_who_is_left_of_a_cascade(states: dict[str, Stated], n: int, expected: str | None) -> None:
+    both = stated_router(parse(NO_DELAY, "both.yaml", {}), {}, states, SATURDAY)
+    found = asyncio.run(explain(both, question(chat("both", n=n), [])))
+    assert (found.choice.model if found.choice is not None else None) == expected
+    assert (found.refusal is None) is (expected is not None)
 
 
 # --- what must not be in it -----------------------------------------------------------------------
