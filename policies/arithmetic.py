@@ -5,6 +5,7 @@ read; what has an unknown in it, or is not understood, is passed over. A result 
 as it is written holds. Work is linear in the text and nothing here raises.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,8 @@ class Sums(Struct, frozen=True):
 def sums(text: str) -> Sums:
     stated = false = 0
     results: list[float] = []
-    for sides in _chains(_tokens(_plain(text))):
+    lines = (line for line in text.split("\n") if _EQUALS.search(line))
+    for sides in itertools.chain.from_iterable(_chains(_tokens(_plain(line))) for line in lines):
         values = [
             _sum_before(sides[0]),
             *(_whole(side) for side in sides[1:-1]),
@@ -51,6 +53,7 @@ def numbers(text: str) -> tuple[float, ...]:
 # --- reading ------------------------------------------------------------------------------------
 
 _NUMBER = re.compile(NUMBER)
+_EQUALS = re.compile(r"=|≈|\\approx\b")  # what lines without one say costs nothing
 _SPELLINGS = (
     (re.compile(r"\\[dt]?frac\{([^{}]{1,50})\}\{([^{}]{1,50})\}"), r"((\1)/(\2))"),
     (re.compile(r"\\(?:times|cdot)\b|\\\*|[×·∙]|(?<=[\d)\s%])[xX](?=[\s\d($])"), "*"),
@@ -60,11 +63,9 @@ _SPELLINGS = (
     (re.compile(r"≈|\\approx\b"), "="),
     (re.compile(r"/ ?[^\W\d_]{2,}"), ""),  # a rate: 3 m/s, $2 per cup written as $2/cup
     (re.compile(r"\\text\{([^{}]{1,50})\}"), r"\1"),
-    (re.compile(r"\\?[$€£]|\\ |\\(?=%)|\\(?:left|right)(?=[()])|(?m:^[ \t]*[-*+•][ \t])"), ""),
+    (re.compile(r"\\?[$€£]|\\ |\\(?=%)|\\(?:left|right)(?=[()])|^[ \t]*[-*+•][ \t]"), ""),
 )
-_TOKEN = re.compile(
-    rf"(?P<number>{NUMBER})|(?P<word>[^\W\d_]+)|(?P<sign>[-+*/()%=])|(?P<other>\n|\S)"
-)
+_TOKEN = re.compile(rf"(?P<number>{NUMBER})|(?P<word>[^\W\d_]+)|(?P<sign>[-+*/()%=])|(?P<other>\S)")
 
 
 class _Token(NamedTuple):
@@ -166,7 +167,9 @@ def _whole(side: Sequence[_Token]) -> _Value | None:
     if not side or len(side) > _SIDE:
         return None
     try:
-        readings = (_Reader(side, 0.01).value(), _Reader(side, 1.0).value())
+        number = _Reader(side, 1.0).value()
+        percents = any(token.kind == "%" for token in side)
+        readings = (_Reader(side, 0.01).value() if percents else number, number)
     except (ValueError, ZeroDivisionError, OverflowError):
         return None
     operators = sum(token.kind in "+-*/" for token in side)
