@@ -31,7 +31,7 @@ _LIMITS = ("above", "at_least", "below", "at_most")
 def check(document: Document) -> None:
     """Add to the document's problems."""
     top = Spot(document, (), document.value)
-    policies = list(top.at("policies").entries())
+    policies = _named(top.at("policies"))
     if not policies:
         return
     _names(top)
@@ -47,6 +47,11 @@ def check(document: Document) -> None:
         _reach(rules)
 
 
+def _named(spot: Spot) -> list[Spot]:
+    """The values of a map; none for what the schema will say is no map."""
+    return list(spot.entries()) if isinstance(spot.value, dict) else []
+
+
 # --- names ----------------------------------------------------------------------------------------
 
 
@@ -54,13 +59,13 @@ def _names(top: Spot) -> None:
     """A name or alias may stand for one model or one policy."""
     document = top.document
     first: dict[str, Place] = {}
-    for model in top.at("models").entries():
+    for model in _named(top.at("models")):
         first.setdefault(str(model.path[-1]), document.keys[model.path])
-    for model in top.at("models").entries():
+    for model in _named(top.at("models")):
         for alias in model.at("aliases").entries():
             if alias.text is not None:
                 first.setdefault(alias.text, document.values[alias.path])
-    policies = list(top.at("policies").entries())
+    policies = _named(top.at("policies"))
     named = [(str(policy.path[-1]), document.keys[policy.path]) for policy in policies]
     for policy in policies:
         for alias in policy.at("aliases").entries():
@@ -94,14 +99,14 @@ class _Known:
     """The models of the file, and those that policies name where a model is wanted."""
 
     def __init__(self, top: Spot) -> None:
-        self._models = {str(model.path[-1]): model for model in top.at("models").entries()}
+        self._models = {str(model.path[-1]): model for model in _named(top.at("models"))}
         self._aliases = {
             alias.text: name
             for name, model in self._models.items()
             for alias in model.at("aliases").entries()
             if alias.text is not None
         }
-        self._policies = {str(policy.path[-1]) for policy in top.at("policies").entries()}
+        self._policies = {str(policy.path[-1]) for policy in _named(top.at("policies"))}
 
     def one(self, spot: Spot) -> str | None:
         """The model that a value names; reports a name that is none."""
@@ -200,7 +205,7 @@ def _accept(accept: Spot) -> None:
 def check_files(document: Document) -> None:
     """Report the files that policies name and that are not there."""
     top = Spot(document, (), document.value)
-    for policy in top.at("policies").entries():
+    for policy in _named(top.at("policies")):
         for rule in policy.at("first_match").entries():
             file = rule.at("use", "accept", "calibration")
             if file.text and "\0" not in file.text and not Path(file.text).is_file():
@@ -208,7 +213,7 @@ def check_files(document: Document) -> None:
 
 
 def _set(fields: Spot) -> None:
-    for field in fields.entries():
+    for field in _named(fields):
         name = str(field.path[-1])
         place = field.document.keys.get(field.path)
         if place is not None and name in RESERVED:
@@ -290,7 +295,7 @@ def _budget(left: Spot, known: _Known) -> None:
 
 def _headers(headers: Spot) -> None:
     seen: dict[str, Place] = {}
-    for header in headers.entries():
+    for header in _named(headers):
         name = str(header.path[-1])
         place = headers.document.keys[header.path]
         if not header_name(name):

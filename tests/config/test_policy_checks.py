@@ -396,6 +396,23 @@ def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: [a]\npolicies: {p: {first_match: [{use: a}]}}", "2:9: models: must be a map"),
+        ("models: {a: {api: {url: http://h/v1}}}\npolicies: [a]", "3:11: policies: must be a map"),
+    ],
+)
+def test_a_list_in_the_place_of_a_map_is_told(text: str, message: str) -> None:
+    (found,) = mistakes(f"version: 1\n{text}\n")
+    assert found == f"{message} of keys and values"
+
+
+@pytest.mark.parametrize("key", ["when: {header: [a]}", "set: [a]", "use: {accept: [a]}"])
+def test_a_list_in_a_rule_in_the_place_of_a_map_is_told(key: str) -> None:
+    assert any("must be a map" in each for each in of(f"{{{key}, name: x}}"))
+
+
 def test_a_secret_of_the_environment_is_not_quoted() -> None:
     text = TOP + '      - {use: "${env.M}", when: {key: "${env.K}"}}\n      - {use: small}\n'
     with pytest.raises(ConfigError) as caught:
