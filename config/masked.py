@@ -30,6 +30,9 @@ def masked(config: Config) -> dict[str, Any]:
                 key: MASK if looks_secret(key) else _without_userinfo(value)
                 for key, value in cold["env"].items()
             }
+    for policy in out["policies"].values():
+        for rule in policy["first_match"]:
+            _mask_headers(rule.get("when"))
     return out
 
 
@@ -61,6 +64,17 @@ def _secrets_asked_for(when: When | None) -> list[str]:
     for inner in (*(when.any_of or ()), *(when.all_of or ()), when.not_):
         found += _secrets_asked_for(inner)
     return found
+
+
+def _mask_headers(when: dict[str, Any] | None) -> None:
+    """The same values, in a condition as JSON."""
+    if when is None:
+        return
+    for name, values in when.get("header", {}).items():
+        if _is_secret_header(name):
+            when["header"][name] = [MASK] * len(values)
+    for inner in (*when.get("any_of", ()), *when.get("all_of", ()), when.get("not")):
+        _mask_headers(inner)
 
 
 def _is_secret_header(name: str) -> bool:

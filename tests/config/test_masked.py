@@ -96,3 +96,20 @@ def test_masked_gives_the_placement_that_holds() -> None:
     placement = masked(parse(PLANNED, "f", {}))["models"]["a"]["settings"]["placement"]
     assert (placement["class"], placement["dwell"], placement["every"]) == ("batch", "1h", "5m")
     assert "pin" not in placement
+
+
+def test_masked_hides_what_policies_want_of_secret_headers() -> None:
+    text = """
+version: 1
+models: {a: {hot: {urls: [http://h/v1]}}}
+policies:
+  chat:
+    first_match:
+      - when: {header: {x-api-key: hunter2, x-team: red}, not: {any_of: [{header: {authorization: hunter2}}]}}
+        use: a
+      - use: a
+"""
+    out = masked(parse(text, "f", {}))
+    assert "hunter2" not in json.dumps(out)
+    header = out["policies"]["chat"]["first_match"][0]["when"]["header"]
+    assert header == {"x-api-key": ["**********"], "x-team": ["red"]}
