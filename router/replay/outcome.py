@@ -91,6 +91,11 @@ class Outcome:
         """What the gaps cost: holding, starting and waiting."""
         return self.holding_usd + self.starting_usd + self.delay_usd
 
+    def waited(self, wait_s: float, count: float, delay_usd_s: float) -> None:
+        """So many callers for so long each, at a price for each second of one."""
+        self.waits.add(wait_s, count)
+        self.delay_usd += wait_s * count * delay_usd_s
+
     def add(self, other: Outcome) -> None:
         for each in fields(self):
             if each.name != "waits":

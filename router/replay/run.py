@@ -3,7 +3,7 @@
 While a server is hot the requests of a stretch need no look at each; only those that come when
 none is ready do. The live router's rules hold: who comes while a start is on its way waits for it
 or goes elsewhere as `policies.arrival.choose` says, one start serves all, a caller whose time is
-over is gone. More servers than one (`Work.needs`) are added and dropped by minutes.
+over is gone. Servers beyond the first come and go by minutes (`servers.py`).
 """
 
 import math
@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 
 from policies.budget import Purse
 from policies.rungs import RungName
-from router.replay.keepers import Extra, Keeper, Planned
+from router.replay.keepers import Keeper, Planned
 from router.replay.outcome import Outcome
 from router.replay.server import Draw, Happened, Server
+from router.replay.servers import Servers
 from router.replay.singly import Singly
-from router.replay.work import Need, Work
+from router.replay.work import Work
 
 PIECES = 8  # into which the requests of a spell that wait for one start are cut
 LEAST = 1e-9
@@ -42,14 +43,12 @@ class Run:
         self.keeper = keeper
         self.planned = keeper if isinstance(keeper, Planned) else None
         self.outcome = Outcome(requests=work.total)
-        self.server = Server(keeper, self.outcome, hold_usd_s, draw_s, happened)
+        self._servers = Servers(work, keeper, self.outcome, hold_usd_s, draw_s, happened)
+        self.server = self._servers.first
         self._happened = happened
         self._placed = placed
         one_by_one = self.planned is not None and work.requests.counts is None and not work.even
         self._singly = Singly(self.planned.planner) if self.planned and one_by_one else None
-        self._more = [
-            Server(Extra(keeper), self.outcome, hold_usd_s, draw_s) for _ in range(work.peak - 1)
-        ]
         self._row = 0
         self._even = work.even
         self._bought_later = False  # whether the API answers who waited in vain
@@ -59,9 +58,6 @@ class Run:
         self._since_s = 0.0  # when the keeper heard last of this session,
         self._first = 0  # the row up to which it did,
         self._told = 0.0  # and the requests from there on that it knows
-        self._need = 0  # next of work.needs
-        self._at_work = 1  # servers
-        self._kept = 0  # servers that are kept ready whatever comes
         self._day = (0, 0.0)  # and the bill when it began
 
     # --- requests -------------------------------------------------------------------------------
@@ -87,7 +83,7 @@ class Run:
             else:
                 self._meet_cold(self._row)
                 self._row += 1
-        self._follow_needs(limit_s)
+        self._servers.follow(limit_s)
 
     def _begin(self, now_s: float) -> None:
         """A session: a time in which some request is under way."""
@@ -290,9 +286,7 @@ class Run:
         self._ends(row, end_s, where)
 
     def _waited(self, wait_s: float, count: float) -> None:
-        outcome = self.outcome
-        outcome.waits.add(wait_s, count)
-        outcome.delay_usd += wait_s * count * self.work.economics.delay_usd_s
+        self.outcome.waited(wait_s, count, self.work.economics.delay_usd_s)
 
     def _rent(self, row: int, left: float, per_s: float, now_s: float) -> float:
         """Requests that the outside API answers; how many are alike."""
@@ -331,7 +325,7 @@ class Run:
         planner = self.planned.planner
         if self._open and self._end_s < now_s:
             self._close()
-        self._settle(now_s)
+        self._servers.settle(now_s)
         if self._open:
             self._tell(now_s, over=False)
         planner.spent(self.today_usd(epoch_s), shared)
@@ -343,11 +337,8 @@ class Run:
             if after != before:
                 self.outcome.moves += 1
                 self._note(now_s, after)
-                for n, server in enumerate((self.server, *self._more)):
-                    if n >= self._kept:
-                        server.hold(now_s, now_s)  # no early start any more
-                    server.ask_again()
-        self._keep_ready(now_s, warm=warm)
+                self._servers.moved(now_s)
+        self._servers.keep_ready(now_s, planner.instances_wanted(warm=warm))
 
     def finish(self) -> None:
         """The trace is over."""
@@ -355,17 +346,12 @@ class Run:
         self.until(math.inf)
         if self._open:
             self._close()
-        self._settle(max(work.end_s, self._end_s))
+        self._servers.settle(max(work.end_s, self._end_s))
         if work.unserved and work.economics.api_usd is not None and self.planned is not None:
             outcome.overflowed += work.unserved
             outcome.api_usd += work.unserved * work.api_usd / work.total
         else:
             outcome.missed += work.unserved
-
-    def _settle(self, now_s: float) -> None:
-        for server in (self.server, *self._more):
-            server.settle(now_s)
-            server.count(now_s)
 
     def today_usd(self, epoch_s: float) -> float:
         """Spent since midnight UTC, as far as was counted."""
@@ -373,56 +359,6 @@ class Run:
         if day != self._day[0]:
             self._day = (day, self.outcome.usd)
         return self.outcome.usd - self._day[1]
-
-    def _keep_ready(self, now_s: float, *, warm: bool) -> None:
-        assert self.planned is not None
-        wanted = self.planned.planner.instances_wanted(warm=warm)
-        if wanted == self._kept:
-            return
-        self._kept = wanted
-        for n, server in enumerate((self.server, *self._more)):
-            server.hold(now_s, math.inf if n < wanted else now_s)
-
-    def _follow_needs(self, limit_s: float) -> None:
-        """More servers, or fewer, as the minutes before a time asked for."""
-        needs = self.work.needs
-        while self._need < len(needs) and needs[self._need].at_s < limit_s:
-            need = needs[self._need]
-            self._need += 1
-            ours = self.server.hot or self.server.rising_from is not None
-            self._have(need if ours else Need(need.at_s, 1, 0.0))
-
-    def _have(self, need: Need) -> None:
-        """So many servers are at work from now on."""
-        at_s = need.at_s
-        for n in range(need.servers, self._at_work):  # these fall idle
-            server = self._more[n - 1]
-            server.settle(at_s)
-            if server.rising_from is not None:
-                server.waiting_s = at_s
-            server.busy_s = at_s
-        for n in range(self._at_work, need.servers):
-            server = self._more[n - 1]
-            server.settle(at_s)
-            if server.hot:
-                server.serve(at_s, math.inf)
-                continue
-            if server.rising_from is None:
-                server.rise(at_s)
-            server.waiting_s = math.inf
-            last = n == need.servers - 1
-            per_s = need.beyond_s if last else self.work.economics.requests_s
-            self._wait_for_another(server.ready_s - at_s, per_s)
-        self._at_work = need.servers
-
-    def _wait_for_another(self, rise_s: float, per_s: float) -> None:
-        """The other servers are full: who comes waits for the one that is on its way."""
-        count, held_s = per_s * rise_s / PIECES, self.work.deadline_s
-        for piece in range(PIECES):
-            wait_s = rise_s * (piece + 0.5) / PIECES
-            self._waited(min(wait_s, held_s), count)
-            self.outcome.cold += count
-            self.outcome.missed += count if wait_s > held_s else 0.0
 
     def _note(self, now_s: float, what: str) -> None:
         if self._happened is not None:
