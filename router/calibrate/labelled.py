@@ -32,7 +32,7 @@ class _Small(Struct, forbid_unknown_fields=True):
     right: bool
     signals: Signals | None = None
     first: Signals | None = None
-    response: msgspec.Raw | None = None
+    response: msgspec.Raw = msgspec.Raw()  # empty: none; msgspec reads a union of it as null alone
     usd: float | None = None
 
 
@@ -67,12 +67,12 @@ def read(lines: Iterable[bytes], policy: str | None = None) -> list[Labelled]:
 
 
 def _labelled(line: _Line) -> Labelled:
-    small = line.small
-    if (small.signals is None) == (small.response is None):
+    small, response = line.small, bytes(line.small.response)
+    if (small.signals is None) == (response in (b"", b"null")):
         raise ValueError("small needs either signals or the response that they are read from")
     found, first = small.signals, small.first
-    if small.response is not None:
-        found, first = _read_off(bytes(small.response), line.prompt)
+    if small.signals is None:
+        found, first = _read_off(response, line.prompt)
     assert found is not None
     large = line.large
     return Labelled(
