@@ -160,7 +160,8 @@ class RequestFacts:
     def _has(self, sign: bytes, kinds: frozenset[str]) -> bool:
         """Whether a part is one of these kinds, the names of which all hold `sign`."""
         raw = self._conversation
-        if raw.find(b"[", 1) < 0:  # no list inside: no message has parts
+        # Without a list inside no message has parts; the input of Responses has some beside them.
+        if raw.find(b"[", 1) < 0 and self._request.dialect != "responses":
             self.__dict__.update(_NO_PARTS)
             return False
         if sign not in raw and b"\\u00" not in raw:  # JSON may spell letters as escapes
