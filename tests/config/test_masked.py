@@ -105,7 +105,9 @@ models: {a: {hot: {urls: [http://h/v1]}}}
 policies:
   chat:
     first_match:
-      - when: {header: {x-api-key: hunter2, x-team: red}, not: {any_of: [{header: {authorization: hunter2}}]}}
+      - when:
+          header: {x-api-key: hunter2, x-team: red}
+          not: {any_of: [{header: {authorization: hunter2}}]}
         use: a
       - use: a
 """
