@@ -61,12 +61,18 @@ class Neighbours:
         return self._estimate(self._vectors @ vector)
 
     def left_out(self) -> list[Estimate]:
-        """For each prompt, in order, what the others say of it; for fits and measurements."""
+        """For each prompt, in order, what the others say of it; for fits and measurements.
+
+        What is left over when an outcome is taken out leans away from it, by 1/n; that is made
+        good, or labels without any meaning in their prompts would seem to mean the opposite.
+        """
         found: list[Estimate] = []
+        leant = (self._outcomes - self._base) / len(self)
         for start in range(0, len(self), _BLOCK):
             near = self._vectors[start : start + _BLOCK] @ self._vectors.T
             near[np.arange(len(near)), np.arange(start, start + len(near))] = _NOWHERE
-            found += [self._estimate(row) for row in near]
+            shares = np.array([self._estimate(row) for row in near]) + leant[start : start + _BLOCK]
+            found += [Estimate(*map(float, each)) for each in np.clip(shares, 0, 1)]
         return found
 
     def _estimate(self, near: Vector) -> Estimate:
