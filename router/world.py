@@ -87,8 +87,13 @@ class LiveWorld:
         return Tokens(self._readers.ratios, self._called, ask)
 
     def _called(self, model: str) -> str:
+        """By its own servers, else by its API."""
         config = self._snapshot.config
-        return config.served_as(model) if model in config.models else model
+        body = config.models.get(model)
+        if body is None:
+            return model
+        own = body.hot is not None or body.cold is not None
+        return config.served_as(model) if own else config.api_model(model)
 
     async def _counted_there(self, request: Request, model: str) -> int | None:
         backends = self._snapshot.backends.get(model)
