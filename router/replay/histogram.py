@@ -7,7 +7,7 @@ forecasts with ARIMA; here that case is kept for four hours too.
 """
 
 from policies.rungs import RungName
-from router.replay.keepers import Fixed, Steps
+from router.replay.keepers import Fixed, Passed, Steps
 
 BIN_S = 60.0
 BINS = 240
@@ -41,16 +41,8 @@ class Histogram(Fixed):
         self._squares += 2 * self._counts[minute] + 1
         self._counts[minute] += 1
 
-    def passed(
-        self,
-        since_s: float,
-        now_s: float,
-        requests: float,
-        tokens: tuple[float, float],
-        *,
-        over: bool,
-    ) -> None:
-        self._ended_s = now_s
+    def passed(self, passed: Passed) -> None:
+        self._ended_s = passed.now_s
 
     def descent(self) -> Steps:
         window = self.window()

@@ -1,6 +1,7 @@
 """Who decides in a replay: the live router's own planner, or a rule that it is compared with."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from policies.arrival import ApiState, ColdState, Step, choose
@@ -11,42 +12,51 @@ Steps = Sequence[tuple[float, RungName]]
 ONE_BY_ONE = 200  # requests up to which each is told to the planner
 
 
-class Keeper(Protocol):
-    """`began` and `passed` frame a session, a time in which some request is under way."""
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Requests of a session since its keeper heard of any, besides the one that began it.
 
-    weighs: bool  # whether it sends callers elsewhere, moves models and looks at budgets
+    `tokens`, in and out, are those of all of them. `over`: the last byte of all has gone.
+    """
+
+    since_s: float
+    now_s: float
+    requests: float
+    tokens: tuple[float, float]
+    over: bool
+
+
+class Holding(Protocol):
+    """What one server asks."""
 
     def descent(self) -> Steps: ...
     def early(self) -> tuple[float, float] | None:
         """Seconds into the gap at which to start before anybody asks, and until which to hold."""
 
     def woke(self, rung: RungName, took_s: float) -> None: ...
-    def began(self, now_s: float) -> None: ...
-    def passed(
-        self,
-        since_s: float,
-        now_s: float,
-        requests: float,
-        tokens: tuple[float, float],
-        *,
-        over: bool,
-    ) -> None:
-        """So many requests came since then, besides the one that began the session.
 
-        `tokens` are those of all of them. `over`: the last byte of all has gone.
-        """
+
+class Keeper(Holding, Protocol):
+    """Of a model. `began` and `passed` frame a session: some request is under way all the time."""
+
+    def extra_descent(self) -> Steps:
+        """That of the servers beyond the first."""
+
+    def began(self, now_s: float) -> None: ...
+    def passed(self, passed: Passed) -> None: ...
 
 
 class Fixed:
     """Satisfies `Keeper`: fixed steps, `()` for never; callers are held, come what may."""
-
-    weighs = False
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
 
     def descent(self) -> Steps:
         return self._steps
+
+    def extra_descent(self) -> Steps:
+        return self.descent()
 
     def early(self) -> tuple[float, float] | None:
         return None
@@ -57,22 +67,12 @@ class Fixed:
     def began(self, now_s: float) -> None:
         pass
 
-    def passed(
-        self,
-        since_s: float,
-        now_s: float,
-        requests: float,
-        tokens: tuple[float, float],
-        *,
-        over: bool,
-    ) -> None:
+    def passed(self, passed: Passed) -> None:
         pass
 
 
 class Planned:
     """Satisfies `Keeper`: asks the planner that a gateway would ask."""
-
-    weighs = True
 
     def __init__(self, planner: Planner) -> None:
         self.planner = planner
@@ -80,6 +80,9 @@ class Planned:
 
     def descent(self) -> Steps:
         return self.planner.descent().steps
+
+    def extra_descent(self) -> Steps:
+        return self.planner.extra_descent().steps
 
     def early(self) -> tuple[float, float] | None:
         early = self.planner.prestart()
@@ -93,31 +96,24 @@ class Planned:
     def began(self, now_s: float) -> None:
         self.planner.arrived(now_s)
 
-    def passed(
-        self,
-        since_s: float,
-        now_s: float,
-        requests: float,
-        tokens: tuple[float, float],
-        *,
-        over: bool,
-    ) -> None:
+    def passed(self, passed: Passed) -> None:
         """One request stays under way until the session is over; many flow."""
-        planner = self.planner
+        planner, requests = self.planner, passed.requests
+        since_s, now_s = passed.since_s, passed.now_s
         if requests > 0:
-            self._mean = (tokens[0] / requests, tokens[1] / requests)
+            self._mean = (passed.tokens[0] / requests, passed.tokens[1] / requests)
         into, out = self._mean
         if requests > ONE_BY_ONE and now_s > since_s:
             planner.finished(since_s, into, out)
-            count = requests if over else requests - 1.0
+            count = requests if passed.over else requests - 1.0
             planner.flowed(since_s, now_s, count, into * count, out * count)
-            if not over:
+            if not passed.over:
                 planner.arrived(now_s)
             return
         whole = max(round(requests), 0)
         if whole:
             planner.arrived(since_s, whole)
-        planner.finished(now_s, into, out, whole + 1 if over else whole)
+        planner.finished(now_s, into, out, whole + 1 if passed.over else whole)
 
     def steps(
         self,
@@ -145,18 +141,11 @@ class Planned:
 
 
 class Extra:
-    """Satisfies `Keeper` for the servers of a model beyond the first one."""
+    """Satisfies `Holding` for the servers of a model beyond the first one."""
 
     def __init__(self, keeper: Keeper) -> None:
-        self.weighs = keeper.weighs
+        self.descent = keeper.extra_descent
         self.woke = keeper.woke
-        self.began, self.passed = keeper.began, keeper.passed
-        self._keeper = keeper
-
-    def descent(self) -> Steps:
-        if isinstance(self._keeper, Planned):
-            return self._keeper.planner.extra_descent().steps
-        return self._keeper.descent()
 
     def early(self) -> tuple[float, float] | None:
         return None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from policies.budget import Purse
 from policies.rungs import RungName
-from router.replay.keepers import Keeper, Planned
+from router.replay.keepers import Keeper, Passed, Planned
 from router.replay.outcome import Outcome
 from router.replay.server import Draw, Happened, Server
 from router.replay.servers import Servers
@@ -109,7 +109,7 @@ class Run:
         into, out = work.tokens(self._first, self._row)
         share = (requests - self._told) / requests if requests > 0 else 0.0
         tokens = into * share, out * share
-        self.keeper.passed(self._since_s, now_s, requests - self._told, tokens, over=over)
+        self.keeper.passed(Passed(self._since_s, now_s, requests - self._told, tokens, over))
         self._since_s, self._first, self._told = now_s, self._row, 0.0
 
     def _serve(self, limit_s: float) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from policies.rungs import RungName
-from router.replay.keepers import Keeper, Steps
+from router.replay.keepers import Holding, Steps
 from router.replay.outcome import HOUR_S, Outcome
 
 DOWNWARDS: tuple[RungName, ...] = ("hot", "sleep_1", "sleep_2", "off")
@@ -45,7 +45,7 @@ class Server:
 
     def __init__(
         self,
-        keeper: Keeper,
+        keeper: Holding,
         outcome: Outcome,
         hold_usd_s: Mapping[RungName, float],
         draw_s: Draw,
