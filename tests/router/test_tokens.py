@@ -158,6 +158,16 @@ def at(url: str, key: str | None = None) -> ModelBackends:
     return ModelBackends(room, hot=Pool([endpoint], room, lambda: 0.0))
 
 
+async def counted_at(url: str, asked: Request, key: str | None = None) -> int | None:
+    backends = at(url, key)
+    try:
+        return await tokens_at_server(backends, asked)
+    finally:
+        assert backends.in_flight == 0
+        assert backends.hot is not None
+        backends.hot.close()
+
+
 def told(
     body: dict[str, Any], scripts: dict[str, Any], dialect: Dialect = "chat", key: str | None = None
 ) -> tuple[int | None, list[Any]]:
@@ -166,11 +176,7 @@ def told(
     async def go() -> tuple[int | None, list[Any]]:
         async with ModelServer(key=key) as server:
             server.paths.update(scripts)
-            backends = at(server.url, key)
-            count = await tokens_at_server(backends, request(body, dialect))
-            assert backends.hot is not None
-            assert backends.in_flight == 0
-            backends.hot.close()
+            count = await counted_at(server.url, request(body, dialect), key)
             return count, [(each.target, each.json) for each in server.posts]
 
     return asyncio.run(go())
@@ -232,7 +238,7 @@ def test_no_server_is_started_and_none_of_an_outside_api_is_asked() -> None:
 
 
 def test_a_server_that_is_gone_is_no_failure() -> None:
-    assert asyncio.run(tokens_at_server(at("http://127.0.0.1:9/v1"), request(said("x")))) is None
+    assert asyncio.run(counted_at("http://127.0.0.1:9/v1", request(said("x")))) is None
 
 
 @pytest.mark.parametrize(("server", "how"), [(41, "server"), (None, "estimate")])
@@ -252,7 +258,7 @@ def test_a_real_llama_cpp_counts_as_it_will_report(llama_server: Engine, dialect
     body |= {"prompt": text} if dialect == "completions" else said(text)
     path = {"chat": "chat/completions"}.get(dialect, dialect)
     usage = httpx2.post(f"{llama_server.url}/{path}", json=body, timeout=60).json()["usage"]
-    counted = asyncio.run(tokens_at_server(at(llama_server.url), request(body, dialect)))
+    counted = asyncio.run(counted_at(llama_server.url, request(body, dialect)))
     assert counted is not None
     reported = usage.get("prompt_tokens") or usage["input_tokens"]
     reported += usage.get("cache_read_input_tokens", 0)
