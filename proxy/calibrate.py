@@ -1,10 +1,10 @@
 """`lamplighter calibrate`: learn from labels when a cascade keeps the small model's answer."""
 
-import asyncio
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -17,18 +17,12 @@ from config.schema import Config
 from policies.calibration import ABOVE_ALL, Calibration, encode
 from proxy.outputs import writing
 
-try:
-    from router.calibrate import labelled, neighbourly, stored
-    from router.calibrate.files import neighbours_beside
-    from router.calibrate.fit import fit
-    from router.calibrate.labelled import Labelled
-    from router.calibrate.report import Report, examine
-except ModuleNotFoundError as error:
-    if error.name not in ("numpy", "scipy"):
-        raise
-    raise click.ClickException(
-        f"calibrate needs {error.name}: pip install 'lamplighter[calibrate]'"
-    ) from error
+from router.calibrate import labelled, stored
+from router.calibrate.files import neighbours_beside
+from router.calibrate.labelled import Labelled
+
+if TYPE_CHECKING:
+    from router.calibrate.report import Report
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -61,20 +55,29 @@ def calibrate(
     if target is None:
         raise click.UsageError("--out: say which file to write")
     bound = max_wrong or (accept.max_wrong if accept else None)
+    beside = neighbours_beside(target) if neighbours else None
     try:
         labels = _labels(data, store, name, *use.cascade)
-        fitted = fit(labels, name, *use.cascade)
-        if neighbours:
-            beside = neighbours_beside(target)
-            labels = asyncio.run(neighbourly.learnt(labels, fitted, beside))
-            fitted = fit(labels, name, *use.cascade)
-        report = examine(labels, fitted, bound)
+        fitted, report = _learn()(labels, (name, *use.cascade), bound, beside)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     _show(fitted, report, bound)
     with writing(target):
         _write(target, encode(fitted))
     click.echo(f"\nwritten to {target}")
+
+
+def _learn() -> "Callable[..., tuple[Calibration, Report]]":
+    """Imported when it is needed, so that the help of all commands needs no extra."""
+    try:
+        from router.calibrate.learn import learn
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("numpy", "scipy"):
+            raise
+        raise click.ClickException(
+            f"calibrate needs {error.name}: pip install 'lamplighter[calibrate]'"
+        ) from error
+    return learn
 
 
 def _configured(file: Path) -> Config:
@@ -137,7 +140,7 @@ def _write(target: Path, content: bytes) -> None:
 # --- what is printed ----------------------------------------------------------------------------
 
 
-def _show(fitted: Calibration, report: Report, max_wrong: float | None) -> None:
+def _show(fitted: Calibration, report: "Report", max_wrong: float | None) -> None:
     table = Table(box=None, show_header=False)
     table.add_column(style="bold")
     table.add_column()
@@ -148,7 +151,7 @@ def _show(fitted: Calibration, report: Report, max_wrong: float | None) -> None:
 
 
 def _rows(
-    fitted: Calibration, report: Report, max_wrong: float | None
+    fitted: Calibration, report: "Report", max_wrong: float | None
 ) -> Iterable[tuple[str, str, str]]:
     yield "labels", f"{report.labels}", f"{report.compared} of them of both models' answers"
     weights = sorted(fitted.weights, key=lambda each: -each.weight)
