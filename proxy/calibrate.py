@@ -16,7 +16,6 @@ from config.problems import ConfigError
 from config.schema import Config
 from policies.calibration import ABOVE_ALL, Calibration, encode
 from proxy.outputs import writing
-
 from router.calibrate import labelled, stored
 from router.calibrate.files import neighbours_beside
 from router.calibrate.labelled import Labelled

@@ -11,19 +11,19 @@ import gzip
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
-from numpy.typing import NDArray
 
 from policies.calibration import Calibration
 from policies.cascade import Terms, begin, judge
 from policies.signals import Signals
 from router.calibrate.fit import fit
 from router.calibrate.labelled import Labelled
+from router.calibrate.report import calibration_error as ece
 
 DATA = Path(__file__).resolve().parents[3] / "shared/data/cascade_confidence_train.csv.gz"
 PAIRS = (
@@ -34,7 +34,6 @@ PAIRS = (
 )
 SETS = ("mmlu", "medmcqa", "triviaqa")
 ENOUGH = 0.9  # of the large model's lead
-BINS = 10  # of probabilities, for the calibration error
 
 
 @dataclass(frozen=True)
@@ -132,15 +131,7 @@ def apply(
 
 
 def calibration_error(right: Sequence[tuple[float, bool]]) -> float:
-    """Mean gap between what was said and what was, over bins of equal width (ECE)."""
-    said = np.array([p for p, _ in right])
-    was = np.array([right for _, right in right], dtype=float)
-    return binned_gap(said, was)
-
-
-def binned_gap(said: NDArray[np.float64], was: NDArray[np.float64]) -> float:
-    bins = np.minimum((said * BINS).astype(int), BINS - 1)
-    return float(np.abs(np.bincount(bins, said - was, BINS)).sum() / len(said))
+    return ece(np.array([p for p, _ in right]), np.array([float(right) for _, right in right]))
 
 
 def split(found: Sequence[Problem], seed: int | None, max_wrong: float | None) -> list[Applied]:
@@ -198,22 +189,25 @@ def _range(values: Sequence[float]) -> str:
     return f"{min(values):.3g} to {max(values):.3g}"
 
 
-def show_bound(found: Sequence[Problem], max_wrong: float, resamples: int) -> None:
-    held: dict[str, int] = defaultdict(int)
-    kept: dict[str, list[float]] = defaultdict(list)
+def show_bounds(found: Sequence[Problem], promised: Sequence[float], resamples: int) -> None:
+    """How often the other half of the labels kept what was promised."""
+    held: dict[float, list[list[bool]]] = {share: [] for share in promised}
+    kept: dict[float, list[float]] = {share: [] for share in promised}
     for seed in range(resamples):
-        for each in split(found, seed, max_wrong):
-            held[each.name] += each.wrong <= max_wrong
-            kept[each.name].append(1 - each.escalated)
-    print(f"\nmax_wrong {max_wrong:g}: held on the other half, of {resamples} resamples")
-    for name, count in held.items():
-        print(f"  {name}: {count / resamples:.1%}, kept {fmean(kept[name]):.0%}")
-    share = sum(held.values()) / (resamples * len(found))
-    print(f"all: {share:.1%}; worst {min(held.values()) / resamples:.1%}")
-
-
-def _seeds(count: int) -> Iterator[int]:
-    yield from range(count)
+        pairs = [(problem, *halves(problem, seed)) for problem in found]
+        fitted = [(problem.name, fit(one), other) for problem, one, other in pairs]
+        for share in promised:
+            done = [apply(name, one, other, share) for name, one, other in fitted]
+            held[share].append([each.wrong <= share for each in done])
+            kept[share].append(fmean(1 - each.escalated for each in done))
+    for share in promised:
+        by_problem = np.array(held[share]).mean(axis=0)
+        worst = int(by_problem.argmin())
+        print(
+            f"\nmax_wrong {share:g}: held in {by_problem.mean():.1%} of {resamples} resamples of"
+            f" each, worst {by_problem[worst]:.1%} ({found[worst].name});"
+            f" small model's answer kept in {fmean(kept[share]):.0%}"
+        )
 
 
 def main() -> None:
@@ -224,17 +218,17 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=SETS)
     parser.add_argument("--splits", type=int, default=50, help="random ones")
     parser.add_argument("--resamples", type=int, default=0, help="of the risk bound; 200 are meant")
-    parser.add_argument("--max-wrong", type=float, nargs="+", default=[0.05])
+    parser.add_argument("--max-wrong", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep all figures")
     given = parser.parse_args()
     found = problems(given.data, given.sets)
     stated = split(found, None, None)
     show_split("Fitted on even rows, applied to odd ones", stated)
-    done = [split(found, seed, None) for seed in _seeds(given.splits)]
+    done = [split(found, seed, None) for seed in range(given.splits)]
     if done:
         show_splits(done)
-    for max_wrong in given.max_wrong if given.resamples else ():
-        show_bound(found, max_wrong, given.resamples)
+    if given.resamples:
+        show_bounds(found, given.max_wrong, given.resamples)
     if given.json is not None:
         figures = {"stated": [asdict(each) for each in stated], "splits": len(done)}
         given.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -63,7 +63,7 @@ class Outcomes:
 
     # From the question sets and models that USUAL_WEIGHT is from; slopes per standard deviation.
     USUAL = np.array([[-2.5, -1.3], [-4.0, -1.0]])
-    TRUST = np.array([0.2, 10.0])
+    TRUST = np.array([0.2, 30.0])
 
     def __init__(self, scores: Numbers, difference: Numbers) -> None:
         """`difference` is 1 where only the large one is right, -1 where only the small one is."""

@@ -15,7 +15,7 @@ from router.calibrate.graded import Graded
 from router.calibrate.score import Numbers
 
 RECOVERED = 0.9  # of the large model's lead
-CERTAINTY = 0.7  # share of further samples in which so much is recovered
+CERTAINTY = 0.68  # share of further samples in which so much is recovered
 CONFIDENCE = 0.95  # of each bound
 SAMPLES = 2000
 SEEN_LABELS = 2000  # labels at which what was seen weighs as much as the smooth curves
