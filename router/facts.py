@@ -96,20 +96,14 @@ class RequestFacts:
         self.priority: Priority = request.priority or "normal"
         if _TELLING.isdisjoint(self._fields):
             self.__dict__.update(_NOT_TOLD)
-        self._headers: dict[str, str | None] = {}
         self._found: dict[Wordings, frozenset[int]] = {}
         self._counts: dict[str, Count] = {}
         self._fetched: dict[Pending, Any] = {}
         self._examples: dict[Pending, Similar] = {}
 
     def header(self, name: str) -> str | None:
-        try:
-            return self._headers[name]
-        except KeyError:
-            value = self._request.fields.get(name.encode("latin-1", "replace"))
-            text = value.decode("latin-1") if value is not None else None
-            self._headers[name] = text
-            return text
+        value = self._request.fields.get(name.encode())
+        return value.decode("latin-1") if value is not None else None
 
     @_once
     def key(self) -> str | None:

@@ -229,7 +229,6 @@ def test_what_is_read_is_read_once() -> None:
         Count(1, "estimate"),
     ]
     assert world.asked == [("count", "ab"), ("count", "c")]
-    assert told.header("x-none") is told.header("x-none") is None
 
 
 # --- what is fetched ------------------------------------------------------------------------------
