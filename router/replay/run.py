@@ -8,10 +8,9 @@ over is gone. Servers beyond the first come and go by minutes (`servers.py`).
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from policies.budget import Purse
-from policies.rungs import RungName
 from router.replay.keepers import Keeper, Passed, Planned
 from router.replay.outcome import Outcome
 from router.replay.server import Draw, Happened, Server
@@ -34,7 +33,6 @@ class Run:
         self,
         work: Work,
         keeper: Keeper,
-        hold_usd_s: Mapping[RungName, float],
         draw_s: Draw,
         happened: Happened | None = None,
         placed: Placed | None = None,
@@ -43,7 +41,7 @@ class Run:
         self.keeper = keeper
         self.planned = keeper if isinstance(keeper, Planned) else None
         self.outcome = Outcome(requests=work.total)
-        self._servers = Servers(work, keeper, self.outcome, hold_usd_s, draw_s, happened)
+        self._servers = Servers(work, keeper, self.outcome, draw_s, happened)
         self.server = self._servers.first
         self._happened = happened
         self._placed = placed

@@ -4,9 +4,7 @@ Requests meet the first one; whether others are at work follows from the rate al
 """
 
 import math
-from collections.abc import Mapping
 
-from policies.rungs import RungName
 from router.replay.keepers import Extra, Keeper
 from router.replay.outcome import Outcome
 from router.replay.server import Draw, Happened, Server
@@ -23,10 +21,10 @@ class Servers:
         work: Work,
         keeper: Keeper,
         outcome: Outcome,
-        hold_usd_s: Mapping[RungName, float],
         draw_s: Draw,
         happened: Happened | None = None,
     ) -> None:
+        hold_usd_s = work.economics.holds
         self.first = Server(keeper, outcome, hold_usd_s, draw_s, happened)
         extra = (Server(Extra(keeper), outcome, hold_usd_s, draw_s) for _ in range(work.peak - 1))
         self._all = (self.first, *extra)

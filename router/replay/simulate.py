@@ -180,12 +180,9 @@ class Replay:
         placed: Placed | None = None,
         draw_s: Draw | None = None,
     ) -> Run:
-        facts = work.economics
         assert policy.keeper is not None
-        hold: dict[RungName, float] = {"hot": facts.hold_usd_s, "off": 0.0}
-        hold.update({level.name: level.share * facts.hold_usd_s for level in facts.sleep})
-        draw_s = draw_s or self._draw(model, facts)[0]
-        return Run(work, policy.keeper(work, rungs), hold, draw_s, happened, placed)
+        draw_s = draw_s or self._draw(model, work.economics)[0]
+        return Run(work, policy.keeper(work, rungs), draw_s, happened, placed)
 
     def _ticks(self, work: Work, model: str) -> Iterator[float]:
         return ticks(self.setting.tick_s(model), work.end_s, self.trace.epoch_s)

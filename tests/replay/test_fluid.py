@@ -63,7 +63,7 @@ def flowing() -> Work:
 
 
 def outcome(of: Work, keeper: Keeper) -> Outcome:
-    run = Run(of, keeper, {"hot": FACTS.hold_usd_s, "off": 0.0}, lambda rung, now_s: START_S)
+    run = Run(of, keeper, lambda rung, now_s: START_S)
     run.finish()
     return run.outcome
 

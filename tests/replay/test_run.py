@@ -86,7 +86,6 @@ def fast(
     run = Run(
         work(requests, facts, held_s),
         keeper,
-        holding(facts),
         rises(starts_s),
         lambda at_s, what: log.append((at_s, what)),
     )
@@ -217,7 +216,7 @@ def test_the_histogram_loads_again_shortly_before_the_usual_gap():
     every_hour = [(3600.0 * n, 1.0) for n in range(60)]
     rows = work(every_hour)
     rows.end_s = every_hour[-1][0]
-    run = Run(rows, Histogram(), holding(FACTS), rises([20.0]))
+    run = Run(rows, Histogram(), rises([20.0]))
     run.finish()
     # Kept for four hours until ten gaps are known; then up from 90 % of the gap on.
     assert run.outcome.early_starts == pytest.approx(48, abs=2)
@@ -237,7 +236,6 @@ def test_more_servers_are_there_for_the_minutes_that_need_them():
     run = Run(
         work_of(rows, many, 1000.0, float("inf"), 300.0),
         Fixed(((60.0, "off"),)),
-        holding(many),
         rises([20.0]),
     )
     run.finish()
@@ -251,7 +249,6 @@ def test_what_no_server_carries_is_missed():
     run = Run(
         work_of(spell(0.0, 600.0, 600.0 * 20), FACTS, 1000.0, float("inf"), 300.0),
         Fixed(()),
-        holding(FACTS),
         rises([20.0]),
     )
     run.finish()
