@@ -133,7 +133,7 @@ class Gateway:
         if self.owner is None:
             self._tasks.start(self._measure(), "measure")
             self._tasks.start(self._upkeep.run(), "upkeep")
-            self._tasks.start(self.router.readers.load(self._first_config), "load readers")
+            self._tasks.start(self.router.load(self._first_config), "load what policies need")
         if self._watcher is not None:
             self._tasks.start(self._watch_file(self._watcher), "watch the configuration")
 
@@ -249,7 +249,7 @@ class Gateway:
                 self.planners.follow(config)
                 self.router.follow(config, judging)
                 self.fleet.apply(config)
-                self._tasks.start(self.router.readers.load(config), "load readers")
+                self._tasks.start(self.router.load(config), "load what policies need")
                 self.on_change(config)
             except ConfigError as error:
                 status.errors = [str(problem) for problem in error.problems]

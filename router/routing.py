@@ -86,6 +86,11 @@ class Router:
         }
         self._policies = {each: policies[name] for each, name in config.policy_names.items()}
 
+    async def load(self, config: Config) -> None:
+        """Load what the policies will ask for, so that no request has to wait for it."""
+        await self.readers.load(config)
+        await self.cascades.load()
+
     def policy(self, request: Request) -> CompiledPolicy | None:
         """The policy that the request asks for, if it asks for one and not for a model."""
         return self._policies.get(request.body.model) if request.body is not None else None
