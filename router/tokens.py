@@ -18,7 +18,7 @@ import msgspec
 from policies.facts import Count
 from router.body import JsonBody
 from router.planner import BYTES_PER_TOKEN
-from router.request import Request
+from router.request import Dialect, Request
 
 COUNTED_AT_ONCE = 16 * 1024  # bytes of a body: above, counting would hold up other requests
 LEAST_TOKENS = 16  # of a prompt that tells a ratio; of a shorter one most bytes are no text
@@ -29,6 +29,7 @@ OF_A_MESSAGE = 4  # tokens that a chat template adds to each, about
 OF_A_PICTURE = 1000  # tokens, about: from 85 to 1600 by its size and the model
 
 _ASKED = ("messages", "prompt", "input", "system", "instructions", "tools", "functions", "suffix")
+_WITHOUT_DATA = 4096  # bytes of a body that is not looked through: a picture in it weighs little
 _LARGE = 1024  # bytes of a text in base64, at least, that is a picture or a sound
 _DATA = frozenset({"url", "data", "image_url", "file_data"})
 _DECODER = msgspec.json.Decoder()
@@ -123,14 +124,22 @@ def _bindings() -> Any:
 def text_bytes(request: Request) -> tuple[int, int]:
     """Bytes of a body without the pictures and sounds in it, and how many of those there are."""
     size = request.size
-    if size < _LARGE or not isinstance(request.body, JsonBody):
+    if size < _WITHOUT_DATA or not isinstance(request.body, JsonBody):
         return size, 0
     fields = request.body.fields
     asked = [fields[key] for key in ("messages", "input") if key in fields]
-    if not any(b"base64," in raw or b'"data"' in raw for raw in map(bytes, asked)):
+    if not any(_may_hold_data(bytes(raw), request.dialect) for raw in asked):
         return size, 0
     large = [data for raw in asked for data in _walk(_decoded(raw), data=True)]
     return max(size - sum(map(len, large)), 0), len(large)
+
+
+def _may_hold_data(raw: bytes, dialect: Dialect) -> bool:
+    """Parts stand in lists inside messages, only those of Responses beside them too. To look for a
+    letter takes a tenth of the time that looking for a word takes."""
+    if dialect != "responses" and raw.find(b"[", 1) < 0:
+        return False
+    return b"base64," in raw or b'"data"' in raw
 
 
 def _counted(request: Request, counting: Counting) -> int:

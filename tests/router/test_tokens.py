@@ -108,6 +108,12 @@ def test_a_picture_counts_as_a_thousand_tokens_and_not_by_its_bytes(
     assert 1000 < estimating().count(asked, "m").tokens < 1100
 
 
+def test_a_picture_beside_the_messages_of_responses_is_seen() -> None:
+    url = "data:image/png;base64," + "A" * 400_000
+    asked = request({"input": [{"type": "input_image", "image_url": url}]}, "responses")
+    assert text_bytes(asked) == (asked.size - len(url), 1)
+
+
 def test_a_long_text_that_speaks_of_base64_is_a_text() -> None:
     asked = request(said('see "data" in base64, ' * 500))
     assert text_bytes(asked) == (asked.size, 0)
