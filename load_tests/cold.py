@@ -169,11 +169,11 @@ def _server(gateway: GatewayProcess) -> tuple[str, int]:
 HELD = ("children", "descriptors", "threads", "listening ports", "connections", "MiB")
 
 
-def held(gateway: GatewayProcess) -> tuple[float, ...]:
-    """What the gateway holds on to, in the order of HELD; zombies are children too."""
+def held(gateway: GatewayProcess) -> dict[str, float]:
+    """What the gateway holds on to, by the names of HELD; zombies are children too."""
     process = psutil.Process(gateway.process.pid)
     tcp = [s.status for s in process.net_connections("tcp")]
-    return (
+    found = (
         len(process.children(recursive=True)),
         process.num_fds(),
         process.num_threads(),
@@ -181,6 +181,7 @@ def held(gateway: GatewayProcess) -> tuple[float, ...]:
         tcp.count(psutil.CONN_ESTABLISHED),
         process.memory_info().rss / 2**20,
     )
+    return dict(zip(HELD, found, strict=True))
 
 
 async def cycle(gateway: GatewayProcess, caller: Caller, number: int) -> None:
@@ -206,8 +207,8 @@ async def cycles(gateway: GatewayProcess, caller: Caller, times: int) -> str:
         await cycle(gateway, caller, number)
     assert starts(gateway) - launched == times
     after = await asyncio.to_thread(held, gateway)
-    pairs = zip(HELD, before, after, strict=True)
-    return f"{times} cycles: " + ", ".join(f"{n} {a:.0f} -> {b:.0f}" for n, a, b in pairs)
+    changes = (f"{what} {before[what]:.0f} -> {after[what]:.0f}" for what in HELD)
+    return f"{times} cycles: " + ", ".join(changes)
 
 
 LAST_WORDS = {"crashing": "no memory", "missing": "no-such-program", "silent": "loading for ever"}

@@ -23,14 +23,12 @@ from typing import Any
 import httpx2
 import psutil
 
+from load_tests.cold import HELD, QUESTION, RIGHT, STORY, held
 from load_tests.rig.greedy_dual import by_model, faults, fruitless
 from tests.engines.fixtures import LLAMA_FLAGS, SERVED_AS, fetch
 from tests.gateway import GatewayProcess, eventually, run_gateway
 
 MODELS = {"one": 8, "two": 4, "three": 2, "four": 1}  # and how often each is asked for
-QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
-RIGHT = "The capital of France is Paris."
-STORY: Any = [{"role": "user", "content": "Tell me a long story about a lamplighter."}]
 MAX_WAIT_S = 4.0
 WARM_UP_SHARE = 0.2  # of the time, in which caches and pools fill
 GROWTH_MIB = 24.0
@@ -176,24 +174,6 @@ async def burst(
         calls.append(asyncio.create_task(work))
         await asyncio.sleep(chance.uniform(0.0, 1.0))
     await asyncio.gather(*calls)
-
-
-HELD = ("children", "descriptors", "threads", "listening ports", "connections", "MiB")
-
-
-def held(gateway: GatewayProcess) -> dict[str, float]:
-    """What the gateway holds on to; zombies are children too."""
-    process = psutil.Process(gateway.process.pid)
-    tcp = [s.status for s in process.net_connections("tcp")]
-    found = (
-        len(process.children(recursive=True)),
-        process.num_fds(),
-        process.num_threads(),
-        tcp.count(psutil.CONN_LISTEN),
-        tcp.count(psutil.CONN_ESTABLISHED),
-        process.memory_info().rss / 2**20,
-    )
-    return dict(zip(HELD, found, strict=True))
 
 
 def stop_all(gateway: GatewayProcess) -> None:
