@@ -20,7 +20,6 @@ from load_tests.agreement.live import Recorded
 from policies.arrival import Step
 from policies.rungs import RungName
 from router.planner import Planner
-from router.replay.bounds import ladder_of
 from router.replay.keepers import Planned
 from router.replay.policies import Policy
 from router.replay.simulate import Replay, Setting, prepare
@@ -87,7 +86,7 @@ def of_model(replay: Replay, model: str, rises: Sequence[Rise]) -> Decisions:
     times_s = drawing(facts, (), "")[1]
     keeper = _Given(Planner(facts, 0.0), rises, times_s)
     policy = Policy("recorded", "keeper", lambda work, rungs: keeper)
-    replay.run(work, model, policy, ladder_of(facts, times_s), happened, placed, keeper.rise_s)
+    replay.run(replay.begin(work, policy, happened, placed, keeper.rise_s))
     found.events.sort(key=lambda event: event.at_s)
     found.requests = [served[row] for row in sorted(served)]
     return found

@@ -89,7 +89,7 @@ def compare(
             work = prepare(setting, trace, model)
             replay = Replay(setting, trace)
             for rival in group:
-                found = replay.one(work, model, rival.policy)
+                found = replay.one(work, rival.policy)
                 if found is None:
                     out.absent[rival.name] = out.absent.get(rival.name, 0) + 1
                 else:

@@ -26,11 +26,6 @@ class Policy:
     keeper: Callable[[Work, Ladder], Keeper] | None = None
     own: bool = False  # a file's own, with all that it says of a model
 
-    @property
-    def ticks(self) -> bool:
-        """Whether it does anything without a request."""
-        return self.kind == "keeper" and self.name not in PLAIN
-
 
 def planned(name: str) -> Policy:
     """The file's own."""
@@ -58,16 +53,6 @@ def _qps_rule(facts: Economics) -> Economics:
     """By the rate of requests alone; on demand with the idle time that tools begin with."""
     rules = replace(facts.rules, pin=None, by_qps=True)
     return replace(facts, rules=rules, idle=300.0, jitter=0.0, api_usd=None)
-
-
-PLAIN = (
-    "unload at once",
-    "TTL 60 s",
-    "TTL 300 s",
-    "TTL 3600 s",
-    "hybrid histogram",
-    "best TTL in hindsight",
-)
 
 
 def baselines() -> Sequence[Policy]:

@@ -107,24 +107,23 @@ class Replay:
         self.setting = setting
         self.trace = trace
 
-    def one(self, work: Work, model: str, policy: Policy) -> Found | None:
+    def one(self, work: Work, policy: Policy) -> Found | None:
         """None when the policy is impossible for it: an outside API that has no price."""
-        facts = work.economics
-        rungs = ladder_of(facts, self._draw(model, facts)[1])
         match policy.kind:
             case "always_on":
                 return Found(always_on(work))
             case "api":
-                return Found(all_api(work)) if facts.api_usd is not None else None
+                return Found(all_api(work)) if work.economics.api_usd is not None else None
             case "clairvoyant":
+                rungs = self._rungs(work)
                 return Found(clairvoyant(work, rungs), clairvoyant_early_usd(work, rungs))
             case "keeper":
-                settled = self._settled(work, model) if policy.own else None
-                return Found(settled or self.run(work, model, policy, rungs))
+                settled = self._settled(work) if policy.own else None
+                return Found(settled or self.run(self.begin(work, policy)))
 
-    def _settled(self, work: Work, model: str) -> Outcome | None:
+    def _settled(self, work: Work) -> Outcome | None:
         """Of a model for which nothing is decided: always-on servers, or an outside API alone."""
-        configured = self.setting.config.models[self.setting.like[model]]
+        configured = self.setting.config.models[self.setting.like[work.economics.model]]
         if configured.hot is not None:
             return pool(work, sum(endpoint.gpu_hour for endpoint in configured.hot.urls))
         return all_api(work) if configured.cold is None else None
@@ -134,58 +133,52 @@ class Replay:
         found: dict[str, Found] = {}
         runs: dict[str, Run] = {}
         for model, work in works.items():
-            settled = self._settled(work, model) if policy.own else None
+            settled = self._settled(work) if policy.own else None
             if settled is not None:
                 found[model] = Found(settled)
             else:
-                rungs = ladder_of(work.economics, self._draw(model, work.economics)[1])
-                runs[model] = self._begin(work, model, policy, rungs)
+                runs[model] = self.begin(work, policy)
         limit_usd = self.setting.config.budget.usd_per_day
         assert limit_usd is not None
-        ticks_s = {model: list(self._ticks(works[model], model)) for model in runs}
+        ticks_s = {model: list(self._ticks(run.work)) for model, run in runs.items()}
         outcomes = run_together(runs, ticks_s, limit_usd, self.trace.epoch_s, self.setting.warm)
         return found | {model: Found(outcome) for model, outcome in outcomes.items()}
 
-    def _draw(self, model: str, facts: Economics) -> tuple[Draw, Mapping[RungName, float]]:
-        measured_s = self.setting.measured_s.get(model, ())
-        return drawing(facts, measured_s, f"{self.setting.seed}/{model}/starts")
-
-    def run(
+    def begin(
         self,
         work: Work,
-        model: str,
         policy: Policy,
-        rungs: Ladder,
-        happened: Happened | None = None,
-        placed: Placed | None = None,
-        draw_s: Draw | None = None,
-    ) -> Outcome:
-        """One model under a policy that decides; `draw_s` in place of what the setting draws."""
-        run = self._begin(work, model, policy, rungs, happened, placed, draw_s)
-        if policy.ticks:
-            for now_s in self._ticks(work, model):
-                run.until(now_s)
-                epoch_s = self.trace.epoch_s + now_s
-                run.tick(now_s, epoch_s, None, warm=self.setting.warm(model, epoch_s))
-        run.finish()
-        return run.outcome
-
-    def _begin(
-        self,
-        work: Work,
-        model: str,
-        policy: Policy,
-        rungs: Ladder,
         happened: Happened | None = None,
         placed: Placed | None = None,
         draw_s: Draw | None = None,
     ) -> Run:
+        """One model under a policy that decides; `draw_s` in place of what the setting draws."""
         assert policy.keeper is not None
-        draw_s = draw_s or self._draw(model, work.economics)[0]
-        return Run(work, policy.keeper(work, rungs), draw_s, happened, placed)
+        keeper = policy.keeper(work, self._rungs(work))
+        return Run(work, keeper, draw_s or self._drawing(work)[0], happened, placed)
 
-    def _ticks(self, work: Work, model: str) -> Iterator[float]:
-        return ticks(self.setting.tick_s(model), work.end_s, self.trace.epoch_s)
+    def run(self, begun: Run) -> Outcome:
+        """To the end of the trace."""
+        model = begun.work.economics.model
+        if begun.planned is not None:  # others do nothing without a request
+            for now_s in self._ticks(begun.work):
+                begun.until(now_s)
+                epoch_s = self.trace.epoch_s + now_s
+                begun.tick(now_s, epoch_s, None, warm=self.setting.warm(model, epoch_s))
+        begun.finish()
+        return begun.outcome
+
+    def _drawing(self, work: Work) -> tuple[Draw, Mapping[RungName, float]]:
+        model = work.economics.model
+        measured_s = self.setting.measured_s.get(model, ())
+        return drawing(work.economics, measured_s, f"{self.setting.seed}/{model}/starts")
+
+    def _rungs(self, work: Work) -> Ladder:
+        return ladder_of(work.economics, self._drawing(work)[1])
+
+    def _ticks(self, work: Work) -> Iterator[float]:
+        every_s = self.setting.tick_s(work.economics.model)
+        return ticks(every_s, work.end_s, self.trace.epoch_s)
 
 
 def ticks(every_s: float, end_s: float, epoch_s: float) -> Iterator[float]:

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from router.replay.bounds import ladder_of
 from router.replay.policies import planned
 from router.replay.simulate import Replay, Setting, prepare
-from router.replay.starts import drawing
 from router.replay.traces import Trace
 from router.replay.work import Work
 
@@ -37,9 +35,8 @@ def timeline(setting: Setting, trace: Trace, model: str) -> Timeline:
     def happened(now_s: float, what: str) -> None:
         (found.placements if what in PLACEMENTS else found.states).append((now_s, what))
 
-    facts = work.economics
-    rungs = ladder_of(facts, drawing(facts, setting.measured_s.get(model, ()), "")[1])
-    Replay(setting, trace).run(work, model, planned("this file"), rungs, happened)
+    replay = Replay(setting, trace)
+    replay.run(replay.begin(work, planned("this file"), happened))
     return found
 
 
