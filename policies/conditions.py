@@ -1,7 +1,6 @@
 """What the keys of a rule's `when` mean, each as a question to the facts of a request.
 
-A condition holds, does not hold, or waits for a fact (`Pending`). Several together are decided as
-soon as any of them decides them, so a fact is waited for only where nothing cheaper tells.
+A condition holds, does not hold, or waits for a fact (`Pending`).
 """
 
 import operator
@@ -12,12 +11,11 @@ from typing import Any
 from msgspec import Struct
 
 from config.policy import BudgetLeft, Hours, InputTokens, Range, Similar, When
+from policies.answers import Answer, Holds, all_hold, one_holds
 from policies.facts import Facts, Pending
 from policies.gates import Between, Found, OneOf, Told, holds_within
 from policies.wordings import Wordings, has_keyword
 
-Answer = bool | Pending
-Holds = Callable[[Facts], Answer]
 Why = Callable[[Facts], str]
 
 _UNSAID = frozenset({"authorization", "x-api-key", "api-key", "cookie"})
@@ -58,51 +56,8 @@ def compile_when(when: When | None, scene: Scene) -> tuple[Condition, ...]:
 
 
 def every(conditions: Sequence[Condition]) -> Holds:
-    """Whether all hold. One that does not decides, whatever the others wait for."""
-    if len(conditions) == 1:
-        return conditions[0].holds
-    if len(conditions) == 2:
-        return _both(conditions[0].holds, conditions[1].holds)
-    return _all(tuple(condition.holds for condition in conditions))
-
-
-def _both(first: Holds, second: Holds) -> Holds:
-    def holds(facts: Facts) -> Answer:
-        one = first(facts)
-        if one is False:
-            return False
-        other = second(facts)
-        return other if one is True or other is False else one
-
-    return holds
-
-
-def _all(checks: Sequence[Holds]) -> Holds:
-    def holds(facts: Facts) -> Answer:
-        waits: Answer = True
-        for check in checks:
-            answer = check(facts)
-            if answer is False:
-                return False
-            if answer is not True and waits is True:
-                waits = answer
-        return waits
-
-    return holds
-
-
-def _either(checks: Sequence[Holds]) -> Holds:
-    def holds(facts: Facts) -> Answer:
-        waits: Answer = False
-        for check in checks:
-            answer = check(facts)
-            if answer is True:
-                return True
-            if answer is not False and waits is False:
-                waits = answer
-        return waits
-
-    return holds
+    """Whether all hold."""
+    return all_hold([condition.holds for condition in conditions])
 
 
 # --- the request ----------------------------------------------------------------------------------
@@ -356,7 +311,7 @@ def _hot(models: Sequence[str], scene: Scene) -> Condition:
 def _any_of(whens: Sequence[When], scene: Scene) -> Condition:
     each = [compile_when(when, scene) for when in whens]
     each.sort(key=_rank)
-    holds = _either([every(conditions) for conditions in each])
+    holds = one_holds([every(conditions) for conditions in each])
 
     def why(facts: Facts) -> str:
         ways = [_why_every(conditions)(facts) for conditions in each]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from config.policy import Policy, Rule
-from policies.conditions import Condition, Holds, Scene, compile_when, every
+from policies.answers import Holds
+from policies.conditions import Condition, Scene, compile_when, every
 from policies.facts import Facts, Pending
 from policies.gates import Bits, Gate, gates
 from policies.wordings import Wordings
