@@ -25,6 +25,7 @@ from router.replay.policies import Policy
 from router.replay.simulate import Replay, Setting, prepare
 from router.replay.starts import drawing
 from router.replay.traces import RequestTrace, read_store
+from router.replay.work import Caller
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,7 @@ class _Given(Planned):
     def woke(self, rung: RungName, took_s: float) -> None:
         super().woke(rung, took_s - self._late_s)
 
-    def steps(
-        self,
-        rung: RungName,
-        rising_for_s: float | None,
-        held_s: float,
-        priority: str,
-        usd: float,
-    ) -> Sequence[Step]:
+    def steps(self, rung: RungName, rising_for_s: float | None, caller: Caller) -> Sequence[Step]:
         if rising_for_s is not None:
             rising_for_s = max(rising_for_s - self._late_s, 0.0)
-        return super().steps(rung, rising_for_s, held_s, priority, usd)
+        return super().steps(rung, rising_for_s, caller)

@@ -7,6 +7,7 @@ from typing import Protocol
 from policies.arrival import ApiState, ColdState, Step, choose
 from policies.rungs import RungName
 from router.planner import Planner
+from router.replay.work import Caller
 
 Steps = Sequence[tuple[float, RungName]]
 ONE_BY_ONE = 200  # requests up to which each is told to the planner
@@ -115,15 +116,8 @@ class Planned:
             planner.arrived(since_s, whole)
         planner.finished(now_s, into, out, whole + 1 if passed.over else whole)
 
-    def steps(
-        self,
-        rung: RungName,
-        rising_for_s: float | None,
-        held_s: float,
-        priority: str,
-        usd: float,
-    ) -> Sequence[Step]:
-        """Where a request may go that finds no server ready; `usd` is its likely price outside."""
+    def steps(self, rung: RungName, rising_for_s: float | None, caller: Caller) -> Sequence[Step]:
+        """Where a request may go; `rising_for_s` when its server is on the way from that rung."""
         planner = self.planner
         cold = ColdState(
             ready=0,
@@ -135,8 +129,8 @@ class Planned:
         )
         api = None
         if planner.economics.api_usd is not None:
-            api = ApiState(True, usd)
-        terms = planner.terms(held_s, priority, False, rung)  # type: ignore[arg-type]
+            api = ApiState(True, caller.usd)
+        terms = planner.terms(caller.held_s, caller.priority, False, rung)  # type: ignore[arg-type]
         return choose(None, cold, api, terms)
 
 

@@ -185,10 +185,7 @@ class Run:
             return True
         if planner.placement.name != "api":
             return False
-        work, row = self.work, self._row
-        usd = work.expected_usd(row, planner)
-        held_s, priority = work.held_s(row), work.priority_of(row)
-        step = self.planned.steps(server.rung, None, held_s, priority, usd)[0]
+        step = self.planned.steps(server.rung, None, self.work.caller(self._row, planner))[0]
         return step.kind == "api" and step.start is None
 
     def _send_away(self, limit_s: float) -> None:
@@ -249,9 +246,7 @@ class Run:
         steps = self.planned.steps(
             server.rising_from or server.rung,
             rising_for_s,
-            work.held_s(row),
-            work.priority_of(row),
-            work.expected_usd(row, self.planned.planner),
+            work.caller(row, self.planned.planner),
         )
         self._step, self._bought_later = steps[0], any(step.kind == "api" for step in steps[1:])
         return steps[0].kind == "cold"
@@ -291,7 +286,7 @@ class Run:
         assert self.planned is not None
         work, server, step = self.work, self.server, self._step
         planner = self.planned.planner
-        usd = work.expected_usd(row, planner)
+        caller = work.caller(row, planner)
         count = left if math.isinf(per_s) else min(left, 1.0)
         if math.isinf(per_s):
             pass
@@ -299,9 +294,9 @@ class Run:
             count = self._piece(left, per_s, server.ready_s - now_s)
         elif step.start is None:
             count = left
-        elif not step.start and usd > 0:
-            terms = planner.terms(work.held_s(row), "normal", False, server.rung)
-            lacking = (terms.start_usd - terms.overspent_usd) / usd
+        elif not step.start and caller.usd > 0:
+            terms = planner.terms(caller.held_s, "normal", False, server.rung)
+            lacking = (terms.start_usd - terms.overspent_usd) / caller.usd
             count = min(left, max(math.floor(lacking), 1.0))
         self.outcome.cold += count
         self.outcome.overflowed += count
@@ -310,7 +305,7 @@ class Run:
         self._end_s = max(self._end_s, end_s)
         self._ends(row, end_s, "api")
         if step.start is not None:
-            planner.overflowed(usd * count)
+            planner.overflowed(caller.usd * count)
             if step.start and server.rising_from is None:
                 server.rise(now_s)
         return count

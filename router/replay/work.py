@@ -29,6 +29,18 @@ class Need:
     beyond_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What weighs for a request that finds no server ready.
+
+    `held_s` is how long it may be held, `usd` what it would likely cost at the outside API.
+    """
+
+    held_s: float
+    priority: str
+    usd: float
+
+
 @dataclass(slots=True)
 class Work:
     """Rows are requests or spells, none of which crosses a multiple of the tick it was cut at."""
@@ -92,13 +104,16 @@ class Work:
             return self.deadline_s
         return min(deadlines_s[row], self.deadline_s)
 
-    def priority_of(self, row: int) -> str:
+    def _priority(self, row: int) -> str:
         priorities = self.requests.priorities
         stated = -1 if priorities is None else priorities[row]
         return self.priority if stated < 0 else PRIORITIES[stated]
 
-    def expected_usd(self, row: int, planner: Planner) -> float:
-        """What a request of a row would likely cost at the outside API, as a gateway guesses."""
+    def caller(self, row: int, planner: Planner) -> Caller:
+        """Of one request of a row, with a price as a gateway guesses it."""
+        return Caller(self.held_s(row), self._priority(row), self._expected_usd(row, planner))
+
+    def _expected_usd(self, row: int, planner: Planner) -> float:
         sizes = self.requests.sizes
         if sizes is not None:
             return planner.expected_usd(round(sizes[row]))
