@@ -148,8 +148,8 @@ def test_answers_of_which_nothing_is_known_count_as_escalated():
 
 
 def test_bounds_are_those_of_the_binomial_distribution():
-    assert upper_bound(0, 150) == pytest.approx(1 - 0.05 ** (1 / 150))
-    assert upper_bound(3, 10) == pytest.approx(0.6066, abs=1e-4)
+    assert upper_bound(0, 150) == pytest.approx(1 - 0.025 ** (1 / 150))
+    assert upper_bound(3, 10) == pytest.approx(0.6525, abs=1e-4)
     assert upper_bound(10, 10) == 1.0
 
 
