@@ -95,6 +95,8 @@ def least_score(calibration: Calibration, terms: Terms) -> tuple[float, str]:
         return promised, why
     worth = terms.large_total_usd / max(terms.right_answer_usd, 1e-12)
     paying = falls_to(calibration.gain, worth)
+    if paying == -math.inf and terms.max_wrong is None:
+        return paying, f"{terms.large_total_usd:.2g} USD are more than the large model can gain"
     if paying <= promised:
         return promised, why
     return (

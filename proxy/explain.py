@@ -133,9 +133,12 @@ def _decided(decision: Decision, affinity: str | None) -> str:
 
 
 def _cascade(cascade: Cascade) -> str:
-    kept = "no answer of the small model is kept"
-    if cascade.threshold is not None:
-        kept = f"answers of the small model are kept from a score of {cascade.threshold:.3g} on"
+    kept = {
+        "all": "every answer of the small model is kept",
+        "none": "no answer of the small model is kept",
+        "from_threshold": "answers of the small model are kept from a score of"
+        f" {_number(cascade.threshold)} on",
+    }[cascade.keeps]
     labels = f"{cascade.calibration}, {cascade.labels} labels"
     return f"cascade: {kept} ({cascade.rests_on}); {labels}; {_number(cascade.usd)} USD in all"
 

@@ -49,6 +49,7 @@ def _cascade(
         why=why,
         judged=judged,
         p_escalate=likely,
+        keeps=_keeps(threshold),
         threshold=threshold if math.isfinite(threshold) else None,
         rests_on=rests_on,
         calibration=calibration.source,
@@ -59,3 +60,9 @@ def _cascade(
         usd=small_first_usd if first == "small" else terms.large_usd,
         large_wait_s=terms.large_wait_s if math.isfinite(terms.large_wait_s) else None,
     )
+
+
+def _keeps(threshold: float) -> Literal["all", "none", "from_threshold"]:
+    if math.isfinite(threshold):
+        return "from_threshold"
+    return "none" if threshold > 0 else "all"

@@ -74,15 +74,16 @@ class Cascade(Struct, frozen=True):
     """What the cascade would do. `p_escalate` is how likely the large model is asked after all.
 
     Where answers cannot be `judged`, the large model is asked and nobody else.
-    Answers of the small model are kept from the score `threshold` on (None: none is), which
-    `rests_on` what was promised. `calibration` says where it comes from, of so many `labels`.
-    `usd` is what the request is expected to cost in all.
+    `keeps` says which answers of the small model stay: those from the score `threshold` on, all or
+    none, which `rests_on` what was promised. `calibration` says where it comes from, of so many
+    `labels`. `usd` is what the request is expected to cost in all.
     """
 
     first: Literal["small", "large"]
     why: str
     judged: bool
     p_escalate: float
+    keeps: Literal["all", "none", "from_threshold"]
     threshold: float | None
     rests_on: str
     calibration: str

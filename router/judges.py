@@ -52,7 +52,7 @@ def judges(config: Config, name: str) -> dict[str, Judge]:
     found: dict[str, Judge] = {}
     problems: list[Problem] = []
     for policy, body in config.policies.items():
-        lines = config.policy_lines(policy)
+        lines = config.policy_lines(policy) or (1,) * len(body.first_match)
         for line, rule in zip(lines, body.first_match, strict=True):
             path = _calibration_of(rule)
             if path is None or path in found:

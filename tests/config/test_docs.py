@@ -93,7 +93,7 @@ def test_an_example_parses_without_a_problem_and_is_linked(file: Path) -> None:
 
 
 def test_the_examples_are_found() -> None:
-    assert {"api", "llama", "vllm", "sleep", "shared_gpu"} <= {p.stem for p in EXAMPLES}
+    assert {"api", "llama", "vllm", "sleep", "shared_gpu", "policies"} <= {p.stem for p in EXAMPLES}
 
 
 A_MODEL = "models:\n  model:\n"
