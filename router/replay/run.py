@@ -11,11 +11,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 
 from policies.budget import Purse
-from router.replay.keepers import Keeper, Passed, Planned
+from router.replay.keepers import Keeper, Planned
 from router.replay.outcome import Outcome
 from router.replay.server import Draw, Happened, Server
 from router.replay.servers import Servers
-from router.replay.singly import Singly
+from router.replay.sessions import Sessions
 from router.replay.work import Work
 
 PIECES = 8  # into which the requests of a spell that wait for one start are cut
@@ -38,38 +38,31 @@ class Run:
         placed: Placed | None = None,
     ) -> None:
         self.work = work
-        self.keeper = keeper
         self.planned = keeper if isinstance(keeper, Planned) else None
         self.outcome = Outcome(requests=work.total)
         self._servers = Servers(work, keeper, self.outcome, draw_s, happened)
         self.server = self._servers.first
         self._happened = happened
         self._placed = placed
-        one_by_one = self.planned is not None and work.requests.counts is None and not work.even
-        self._singly = Singly(self.planned.planner) if self.planned and one_by_one else None
+        self._sessions = Sessions(work, keeper)
         self._row = 0
         self._even = work.even
         self._bought_later = False  # whether the API answers who waited in vain
         self._stretch = 0
-        self._open = False  # a session
-        self._end_s = -math.inf  # of it: when all requests so far have had their last byte
-        self._since_s = 0.0  # when the keeper heard last of this session,
-        self._first = 0  # the row up to which it did,
-        self._told = 0.0  # and the requests from there on that it knows
         self._day = (0, 0.0)  # and the bill when it began
 
     # --- requests -------------------------------------------------------------------------------
 
     def until(self, limit_s: float) -> None:
         """All requests that come before a time."""
-        work, server = self.work, self.server
-        at_s, rows = work.requests.at_s, len(work.requests)
+        server, sessions = self.server, self._sessions
+        at_s, rows = self.work.requests.at_s, len(self.work.requests)
         while self._row < rows:
             now_s = at_s[self._row]
             if now_s >= limit_s:
                 break
-            begins = now_s > self._end_s
-            if begins and self._open:
+            begins = now_s > sessions.end_s
+            if begins and sessions.open:
                 self._close()
             server.settle(now_s)
             if begins:
@@ -84,31 +77,14 @@ class Run:
         self._servers.follow(limit_s)
 
     def _begin(self, now_s: float) -> None:
-        """A session: a time in which some request is under way."""
         if self._row:
             self.outcome.gaps += 1
             self.outcome.cold_gaps += not self.server.hot
-        if self._singly is None:
-            self.keeper.began(now_s)
-        self._since_s, self._first, self._open, self._told = now_s, self._row, True, 1.0
+        self._sessions.begin(now_s, self._row)
 
     def _close(self) -> None:
-        self._tell(self._end_s, over=True)
-        self._open = False
-        self.server.gap_s = self._end_s
-
-    def _tell(self, now_s: float, *, over: bool) -> None:
-        """Let the keeper know of the requests since it heard of any."""
-        if self._singly is not None:
-            self._singly.passed(now_s)
-            return
-        work = self.work
-        requests = work.counted[self._row] - work.counted[self._first]
-        into, out = work.tokens(self._first, self._row)
-        share = (requests - self._told) / requests if requests > 0 else 0.0
-        tokens = into * share, out * share
-        self.keeper.passed(Passed(self._since_s, now_s, requests - self._told, tokens, over))
-        self._since_s, self._first, self._told = now_s, self._row, 0.0
+        self._sessions.close(self._row)
+        self.server.gap_s = self._sessions.end_s
 
     def _serve(self, limit_s: float) -> None:
         """The rest of a stretch at a hot server."""
@@ -119,7 +95,7 @@ class Run:
 
     def _pass(self, limit_s: float) -> float:
         """Go on past requests that are treated alike; when the last of them has its last byte."""
-        if self._singly is not None:
+        if self._sessions.singly:
             return self._pass_overlap(limit_s)
         if not self._even:
             firsts = self.work.firsts
@@ -137,25 +113,20 @@ class Run:
         while self._row < rows and at_s[self._row] < limit_s and at_s[self._row] <= end_s:
             end_s = max(end_s, at_s[self._row] + work.service_s(self._row))
             self._row += 1
-        self._end_s = max(self._end_s, end_s)
+        self._sessions.lasts_until(end_s)
         return end_s
 
     def _tell_rows(self, first: int, where: str) -> None:
         """What came since a row, and did not have to wait."""
-        if self._singly is None and self._placed is None:
+        if not self._sessions.singly and self._placed is None:
             return
         for row in range(first, self._row):
             now_s = self.work.requests.at_s[row]
-            self._came(now_s)
+            self._sessions.came(now_s)
             self._ends(row, now_s + self.work.service_s(row), where)
 
-    def _came(self, now_s: float) -> None:
-        if self._singly is not None:
-            self._singly.came(now_s)
-
     def _ends(self, row: int, at_s: float, where: str, *, met_start: bool = False) -> None:
-        if self._singly is not None:
-            self._singly.ends(at_s, self.work.tokens(row, row + 1))
+        self._sessions.ends(row, at_s)
         if self._placed is not None:
             self._placed(row, where, met_start)
 
@@ -173,7 +144,7 @@ class Run:
         else:
             self._row = bisect_left(at_s, limit_s, row, after)
             end_s = at_s[self._row]  # the stretch goes on at least until then
-        self._end_s = max(self._end_s, end_s)
+        self._sessions.lasts_until(end_s)
         return end_s
 
     def _goes_away(self, server: Server) -> bool:
@@ -209,14 +180,14 @@ class Run:
         work, server = self.work, self.server
         now_s, until_s = work.requests.at_s[row], work.until_s(row)
         left, service_s = work.count(row), work.service_s(row)
-        self._came(now_s)
+        self._sessions.came(now_s)
         per_s = left / (until_s - now_s) if until_s > now_s else math.inf
         while left > LEAST:
             server.settle(now_s)
             if server.hot:
                 end_s = until_s + service_s
                 server.serve(now_s, end_s)
-                self._end_s = max(self._end_s, end_s)
+                self._sessions.lasts_until(end_s)
                 self._ends(row, end_s, "cold")
                 return
             waits = self._waits(row, now_s)
@@ -257,13 +228,12 @@ class Run:
         wait_s = server.ready_s - now_s - over_s / 2
         outcome.cold += count
         held_s = work.held_s(row)
+        outcome.waited(min(wait_s, held_s), count, work.economics.delay_usd_s)
         if wait_s > held_s:
-            self._waited(held_s, count)
             self._in_vain(row, now_s + held_s, count)
             return
-        self._waited(wait_s, count)
         end_s = server.await_ready(work.service_s(row))
-        self._end_s = max(self._end_s, end_s)
+        self._sessions.lasts_until(end_s)
         self._ends(row, end_s, "cold", met_start=True)
 
     def _in_vain(self, row: int, now_s: float, count: float) -> None:
@@ -275,11 +245,8 @@ class Run:
             where, end_s = "api", now_s + work.service_s(row)
         else:
             outcome.missed += count
-        self._end_s = max(self._end_s, end_s)
+        self._sessions.lasts_until(end_s)
         self._ends(row, end_s, where)
-
-    def _waited(self, wait_s: float, count: float) -> None:
-        self.outcome.waited(wait_s, count, self.work.economics.delay_usd_s)
 
     def _rent(self, row: int, left: float, per_s: float, now_s: float) -> float:
         """Requests that the outside API answers; how many are alike."""
@@ -302,7 +269,7 @@ class Run:
         self.outcome.overflowed += count
         self.outcome.api_usd += work.usd_of(row, row + 1) / work.count(row) * count
         end_s = now_s + count / per_s + work.service_s(row)
-        self._end_s = max(self._end_s, end_s)
+        self._sessions.lasts_until(end_s)
         self._ends(row, end_s, "api")
         if step.start is not None:
             planner.overflowed(caller.usd * count)
@@ -315,12 +282,12 @@ class Run:
     def tick(self, now_s: float, epoch_s: float, shared: Purse | None, *, warm: bool) -> None:
         """Budgets, the placement if it is due, and what is to be kept ready."""
         assert self.planned is not None
-        planner = self.planned.planner
-        if self._open and self._end_s < now_s:
+        planner, sessions = self.planned.planner, self._sessions
+        if sessions.open and sessions.end_s < now_s:
             self._close()
         self._servers.settle(now_s)
-        if self._open:
-            self._tell(now_s, over=False)
+        if sessions.open:
+            sessions.tell(now_s, self._row, over=False)
         planner.spent(self.today_usd(epoch_s), shared)
         every_s, began_s = planner.economics.place_every_s, planner.periods.now.began_s
         began_epoch_s = epoch_s - now_s + began_s
@@ -329,7 +296,8 @@ class Run:
             after = planner.place(now_s).name
             if after != before:
                 self.outcome.moves += 1
-                self._note(now_s, after)
+                if self._happened is not None:
+                    self._happened(now_s, after)
                 self._servers.moved(now_s)
         self._servers.keep_ready(now_s, planner.instances_wanted(warm=warm))
 
@@ -337,9 +305,9 @@ class Run:
         """The trace is over."""
         work, outcome = self.work, self.outcome
         self.until(math.inf)
-        if self._open:
+        if self._sessions.open:
             self._close()
-        self._servers.settle(max(work.end_s, self._end_s))
+        self._servers.settle(max(work.end_s, self._sessions.end_s))
         if work.unserved and work.economics.api_usd is not None and self.planned is not None:
             outcome.overflowed += work.unserved
             outcome.api_usd += work.unserved * work.api_usd / work.total
@@ -352,7 +320,3 @@ class Run:
         if day != self._day[0]:
             self._day = (day, self.outcome.usd)
         return self.outcome.usd - self._day[1]
-
-    def _note(self, now_s: float, what: str) -> None:
-        if self._happened is not None:
-            self._happened(now_s, what)
