@@ -174,7 +174,11 @@ class LiveCourse:
             first = signals(first_tokens(reply, FIRST_TOKENS))
         judged = Judged(self._route.policy, self._small, self._large, verdict.keep, found, first)
         self._cascades.labels.judged(record.request_id, judged)
-        if self._labelled:
+        if not self._labelled:
+            return
+        if found.valid is False:  # nobody need be asked whether it was right
+            self._cascades.labels.label(judged, "schema", False, None)
+        else:
             self._cascades.shadows.label(self._route, judged, reply)
 
 

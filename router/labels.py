@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from policies.signals import Signals
 
-Source = Literal["judge", "exact", "person"]
+Source = Literal["judge", "exact", "schema", "person"]
 REMEMBERED = 10_000  # verdicts that people may still label
 
 

@@ -212,6 +212,15 @@ def test_answers_that_differ_are_compared_by_the_large_model(
     assert "Paris it is" in question
 
 
+def test_broken_json_is_a_wrong_answer_and_nobody_is_asked(
+    gateway: GatewayProcess, fakes: FakeServers
+) -> None:
+    fakes.script(whole('{"n": '), whole("{}"))
+    ask(gateway, "labelled", response_format={"type": "json_object"})
+    eventually(lambda: ("schema", 0, 0, None) in labels(gateway, "labelled"), what="the label")
+    assert len(fakes.posts) == 2
+
+
 def test_person_says_whether_small_was_right(gateway: GatewayProcess, fakes: FakeServers) -> None:
     fakes.script(whole("Rome it is"))
     ask(gateway, headers={"x-request-id": "said-by-a-person"})
