@@ -105,8 +105,9 @@ def first_tokens(reply: Reply, count: int) -> Reply:
 
 
 def _sureness(tokens: Sequence[Token]) -> dict[str, float | None]:
-    """Impossible tokens (-inf) count as very unlikely ones: a mean must stay a number."""
-    logprobs = sorted(max(token.logprob, -100.0) for token in tokens)
+    """Impossible tokens (-inf) count as very unlikely ones: a mean must stay a number. None is
+    likelier than certain, whatever a server says."""
+    logprobs = sorted(min(max(token.logprob, -100.0), 0.0) for token in tokens)
     tops = [token.top for token in tokens if len(token.top) > 1]
     margins = [max(min(top[0] - top[1], 100.0), 0.0) for top in tops]
     entropies = [_entropy(top) for top in tops]

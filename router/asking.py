@@ -152,4 +152,4 @@ def _log_yes(body: bytes) -> float | None:
 
 
 def _share(tops: list[_Top], words: tuple[str, ...]) -> float:
-    return sum(math.exp(t.logprob) for t in tops if t.token.strip().casefold() in words)
+    return sum(math.exp(min(t.logprob, 0.0)) for t in tops if t.token.strip().casefold() in words)

@@ -8,6 +8,8 @@ from msgspec import Raw, Struct
 from policies.reply import Reply, Token
 from router.sse import event_data, split_events
 
+MOST_TOP = 20  # logprobs of other tokens in the place of one: no server gives more
+LONGEST_REASON = 100  # characters of a finish reason; it is kept with what is learned
 HIDDEN = b"null"  # what OpenAI and vLLM answer to those who did not ask for logprobs
 
 
@@ -35,14 +37,14 @@ class _Logprobs(Struct):
         tops = self.top_logprobs or [None] * len(self.tokens or ())
         known = zip(self.tokens or (), self.token_logprobs or (), tops, strict=False)
         return [
-            Token(text, logprob, tuple(sorted((top or {}).values(), reverse=True)))
+            Token(text, logprob, tuple(sorted((top or {}).values(), reverse=True)[:MOST_TOP]))
             for text, logprob, top in known
             if logprob is not None
         ]
 
 
 def _descending(tops: Sequence[_Top] | None) -> tuple[float, ...]:
-    return tuple(sorted((top.logprob for top in tops or ()), reverse=True))
+    return tuple(sorted((top.logprob for top in tops or ()), reverse=True)[:MOST_TOP])
 
 
 class _Function(Struct, frozen=True):
@@ -136,7 +138,8 @@ class ReplyReader:
             self._text.append(choice.text)
         if choice.logprobs is not None:
             self._tokens += choice.logprobs.read()
-        self._finish_reason = choice.finish_reason or self._finish_reason
+        if choice.finish_reason:
+            self._finish_reason = choice.finish_reason[:LONGEST_REASON]
 
     def _add_call(self, call: _ToolCall) -> None:
         known = self._calls.setdefault(call.index, ["", ""])

@@ -154,6 +154,12 @@ def test_self_check_and_samples_are_asked_of_the_small_model(
     assert said(response) == "Paris it is"
 
 
+def test_logprobs_beyond_all_bounds_do_no_harm(gateway: GatewayProcess, fakes: FakeServers) -> None:
+    odd = whole("yes", 1e308)
+    fakes.script(whole("Paris it is", 1e308), odd, odd, odd)
+    assert ask(gateway, "doubting").status_code == 200
+
+
 def test_verdict_is_counted_by_policy(gateway: GatewayProcess, fakes: FakeServers) -> None:
     def kept() -> float:
         page = gateway.http.get("/metrics").text

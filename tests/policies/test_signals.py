@@ -155,6 +155,12 @@ def test_first_tokens_are_what_a_stream_has_then():
     assert begun.finish_reason is None
 
 
+def test_token_that_is_likelier_than_certain_counts_as_certain():
+    tops = (1e308, -1e308)
+    found = signals(Reply("a b", tuple(Token("a", 1e308, tops) for _ in range(20))))
+    assert (found.mean_logprob, found.mean_margin, found.mean_entropy) == (0.0, 100.0, 0.0)
+
+
 @given(REPLIES, st.booleans())
 def test_signals_of_anything_are_numbers(answer: Reply, json: bool):
     found = signals(answer, Expected(json=json, schema=is_city if json else None))

@@ -64,3 +64,52 @@ def test_arguments_of_tools_are_checked() -> None:
     assert set(tools) == {"weather"}
     assert tools["weather"]({"city": "Ulm"})
     assert not tools["weather"]({})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"allOf": [{"$ref": "#/allOf/0"}]},
+        {"$defs": {"a": {"allOf": [{"$ref": "#/%24defs/a"}]}}, "$ref": "#/$defs/a"},
+        {"$id": "http://x/r", "allOf": [{"$ref": "http://x/r"}]},
+        {"$defs": {"a": {"$id": "a", "$defs": {"b": {}}, "$ref": "#/$defs/b"}}},
+        {
+            "$schema": "https://json-schema.org/draft/2019-09/schema",
+            "allOf": [{"$recursiveRef": "#"}],
+        },
+        {"$defs": {"a": {"$ref": "#" + "/x" * 28_000}}, "allOf": [{"$ref": "#/$defs/a"}]},
+        {"allOf": [{"pattern": r"(\pL{10}){20}"}]},
+        {"allOf": [{"pattern": f"a{n}"} for n in range(1000)]},
+        {"patternProperties": {f"a{n}": {} for n in range(1000)}},
+    ],
+)
+def test_schema_whose_cost_cannot_be_told_is_not_checked(body: Any) -> None:
+    assert schema(body) is None
+
+
+@pytest.mark.parametrize("step", ["#/%24defs/d{}", "#/$defs/d{}"])
+def test_references_that_double_are_counted_however_they_are_spelled(step: str) -> None:
+    twice = {f"d{n}": {"allOf": [{"$ref": step.format(n + 1)}] * 2} for n in range(25)}
+    assert schema({"$defs": {**twice, "d25": {}}, "$ref": step.format(0)}) is None
+
+
+def test_reference_into_a_list_is_followed() -> None:
+    check = schema({"anyOf": [{"type": "integer"}], "properties": {"a": {"$ref": "#/anyOf/0"}}})
+    assert check(1)
+    assert not check("1")
+
+
+def test_schemas_of_a_request_are_bounded_together() -> None:
+    wide = {"properties": {f"p{n}": {"type": "string"} for n in range(300)}}
+    named = [
+        {"type": "function", "function": {"name": f"f{n}", "parameters": wide}} for n in range(50)
+    ]
+    tools = of(tools=named).tools
+    assert not tools["f0"]({"p0": 1})
+    assert tools["f49"]({"p0": 1})  # known by its name, its arguments are not looked at
+
+
+def test_answer_that_would_take_long_to_check_counts_as_valid() -> None:
+    check = schema({"items": {"allOf": [{"minimum": n} for n in range(900)]}})
+    assert not check([0] * 100)
+    assert check([0] * 300_000)
