@@ -172,6 +172,7 @@ class PlainAnswer(Answer):
     """
 
     __slots__ = ("_rest", "_size", "_text")
+    whole_limit = WHOLE_LIMIT
 
     def __init__(
         self,
@@ -205,7 +206,7 @@ class PlainAnswer(Answer):
     async def _read_ahead(self) -> None:
         parts = [self.ahead]
         size = len(self.ahead)
-        while size < WHOLE_LIMIT and (chunk := await self._received()):
+        while size < self.whole_limit and (chunk := await self._received()):
             parts.append(chunk)
             size += len(chunk)
         self.ahead = b"".join(parts)

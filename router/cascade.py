@@ -16,7 +16,7 @@ from policies.reply import Reply
 from policies.signals import NOTHING_ASKED, Signals, first_tokens, signals
 from router.answer import Answer, KeptAnswer
 from router.body import JsonBody
-from router.errors import GatewayError
+from router.errors import GatewayError, ResponseLost
 from router.expected import expected
 from router.journey import Journey
 from router.judged import JudgedStream
@@ -161,6 +161,8 @@ class Cascade:
             verdict = await self._watch(answer)
             answer.release()
             return verdict
+        if not answer.complete:  # nor could its logprobs be taken out
+            raise ResponseLost("the answer is longer than what can be judged")
         reader = ReplyReader()
         reader.whole(answer.ahead)
         verdict = await self._judge(reader)

@@ -25,7 +25,7 @@ from router.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
-from router.judged import JudgedStream
+from router.judged import JudgedPlain, JudgedStream
 from router.pins import Pin, Pins
 from router.places import Asked, Place, Places
 from router.planners import Planners
@@ -220,7 +220,8 @@ class Journey:
             kind = JudgedStream if self._judged else StreamAnswer
             answer = kind(response, lease, self._record, self._clock, drop_usage=drop)
         else:
-            answer = PlainAnswer(response, lease, self._record, self._clock, media=media)
+            plain = JudgedPlain if self._judged else PlainAnswer
+            answer = plain(response, lease, self._record, self._clock, media=media)
         if self._request.dialect == "responses" and response.status == 200:
             answer.pin(self._pins, Pin(place.model, lease.endpoint.id))
         return answer

@@ -1,8 +1,17 @@
-"""A stream that a cascade looks at before it goes out."""
+"""Answers that a cascade looks at before they go out."""
 
-from router.answer import Sink, StreamAnswer
+from router.answer import PlainAnswer, Sink, StreamAnswer
 from router.record import Record
 from router.reply import events_without_logprobs
+
+JUDGED_LIMIT = 4 * 1024 * 1024  # of a plain answer: some 450 bytes of logprobs a token
+
+
+class JudgedPlain(PlainAnswer):
+    """Read to its end, logprobs and all, so that it can be judged."""
+
+    __slots__ = ()
+    whole_limit = JUDGED_LIMIT
 
 
 class JudgedStream(StreamAnswer):

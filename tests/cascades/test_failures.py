@@ -84,6 +84,20 @@ def test_large_is_off_and_would_be_late(
     assert text_of(ask(gateway, stream=True).text) == "Rome perhaps"
 
 
+def test_long_answer_is_kept_without_its_logprobs(
+    start_gateway: StartGateway, fakes: FakeServers, up: Any
+) -> None:
+    gateway = gateway_of(start_gateway, small=up, large={**slow(), "max_wait": "5s"})
+    text = "word " * 15_000  # 2.6 MB with logprobs
+    fakes.script(whole(text))
+    response = ask(gateway)
+    assert verdict(response) == (200, "kept", "small")
+    assert response.json()["choices"][0]["message"]["content"] == text
+    assert b'logprob"' not in response.content
+    fakes.script(whole("word " * 30_000))  # 5 MB
+    assert b'logprob"' not in ask(gateway).content
+
+
 def test_large_is_off_and_can_be_waited_for(
     start_gateway: StartGateway, fakes: FakeServers, up: Any
 ) -> None:

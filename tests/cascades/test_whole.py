@@ -154,6 +154,14 @@ def test_self_check_and_samples_are_asked_of_the_small_model(
     assert said(response) == "Paris it is"
 
 
+def test_long_answer_is_judged_whole(gateway: GatewayProcess, fakes: FakeServers) -> None:
+    text = "word " * 15_000
+    fakes.script(whole(text))
+    response = ask(gateway)
+    assert response.headers["x-lamplighter-cascade"] == "kept"
+    assert said(response) == text
+
+
 def test_logprobs_beyond_all_bounds_do_no_harm(gateway: GatewayProcess, fakes: FakeServers) -> None:
     odd = whole("yes", 1e308)
     fakes.script(whole("Paris it is", 1e308), odd, odd, odd)
