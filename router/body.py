@@ -91,10 +91,14 @@ class JsonBody(msgspec.Struct):
         """Put `value` in the place of a top-level value, touching no other byte if possible."""
         old = bytes(self.fields[key])
         spot = _spot_by_layout(self, key) if body is self.raw else None
-        if spot is None:
-            spot = _only_spot(body, b'"' + key.encode() + b'"', old)
         if spot is not None:
             return body[:spot] + value + body[spot + len(old) :]
+        spot = _only_spot(body, b'"' + key.encode() + b'"', old)
+        if spot is not None:
+            changed = body[:spot] + value + body[spot + len(old) :]
+            # It may stand in a map within, and the key that counts be spelled with escapes.
+            if bytes(_FIELDS.decode(changed)[key]) == value:
+                return changed
         # The text `"model": "x"` occurs in more than one place, so say which one by writing the
         # top level anew: values stay as they were, only the white space between them goes.
         fields = _FIELDS.decode(body)
@@ -103,22 +107,29 @@ class JsonBody(msgspec.Struct):
 
 
 def _spot_by_layout(whole: JsonBody, key: str) -> int | None:
-    """Where the value of `key` begins, told from the lengths of the fields alone.
+    """Where the value of `key` begins, told from the fields alone.
 
     Works for an object that is written as every common client does, without white space at its
     top level or with one space behind each colon and comma; the search through a long prompt that
-    it spares costs as much as relaying the prompt.
+    it spares costs as much as relaying the prompt. Each field is compared with the body, so that
+    no value can pass for the top level.
     """
-    for space in (0, 1):
-        at = spot = 1
+    raw = whole.raw
+    for space in (b"", b" "):
+        at = spot = 0
+        before = b"{"
         for name, value in whole.fields.items():
-            at += len(msgspec.json.encode(name)) + 1 + space
+            start = before + msgspec.json.encode(name) + b":" + space
+            old = bytes(value)
+            if not (raw.startswith(start, at) and raw.startswith(old, at := at + len(start))):
+                break
             if name == key:
                 spot = at
-            at += memoryview(value).nbytes + 1 + space
-        start = b'"%b":' % key.encode() + b" " * space
-        if at - space == len(whole.raw) and whole.raw.endswith(start, 0, spot):
-            return spot
+            at += len(old)
+            before = b"," + space
+        else:
+            if at + 1 == len(raw):  # what is left is the end of the object
+                return spot
     return None
 
 

@@ -94,5 +94,8 @@ class _Parts:
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         """Names and flags come in one piece of `raw`; other pieces are of files."""
-        if data is self.raw and self._name:
-            self.spans.setdefault(self._name, (start, end))
+        if data is not self.raw or not self._name:
+            return
+        if self._name == b"model" and b"model" in self.spans:  # which one a server takes, differs
+            raise BadRequest("the form has more than one field 'model'", param="model")
+        self.spans.setdefault(self._name, (start, end))

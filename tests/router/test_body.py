@@ -48,6 +48,24 @@ def test_rewritten_keeps_other_stream_options(given_options):
     assert out["stream_options"] == expected
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"model":"m","mod\\u0065l":"m"}',
+        b'{"x":{"model":"m"},"mod\\u0065l":"m"}',
+        b'{"model":"m","model":"m"}',
+        b'{"model":"x","model":"m"}',
+        b'{"model": "m","mod\\u0065l":"m","a":1,"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1}'
+        + b" " * 9,
+        b'{"model":{"a":1,"x":2},"x":"m", "model":"m"}',
+    ],
+)
+@pytest.mark.parametrize("spaces", range(0, 40, 3))
+def test_rewritten_name_is_what_a_server_reads_however_it_is_spelled(raw: bytes, spaces: int):
+    body = parse_json(raw + b" " * spaces)
+    assert json.loads(body.rewritten("new", ask_usage=False))["model"] == "new"
+
+
 LONG = '"model": "m" ' * 100_000
 
 

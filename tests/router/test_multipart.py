@@ -52,3 +52,11 @@ def test_multipart_of_too_many_parts_is_refused():
     part = b'--xYz\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
     with pytest.raises(BadRequest, match="more than 1000 parts"):
         parse_multipart(part * (MAX_PARTS + 1) + b"--xYz--", b"multipart/form-data; boundary=xYz")
+
+
+def test_multipart_with_two_models_is_refused():
+    second = b'--xYz\r\nContent-Disposition: form-data; name="model"\r\n\r\nother\r\n--xYz--'
+    raw = FORM.replace(b"--xYz--", second)
+    assert raw != FORM
+    with pytest.raises(BadRequest, match="more than one field 'model'"):
+        parse_multipart(raw, b"multipart/form-data; boundary=xYz")
