@@ -39,8 +39,7 @@ _ANY = msgspec.json.Decoder()
 _CONVERSATION = {"chat": "messages", "messages": "messages", "responses": "input"}
 _LANGUAGE = Pending("language")
 _IMAGES = frozenset({"image_url", "input_image", "image"})
-_AUDIO = frozenset({"input_audio", "audio"})
-_TEXTS = frozenset({"text", "input_text"})
+_AUDIO = frozenset({"input_audio", "audio", "audio_url"})
 _MOST_OUTPUT = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 # Without any of these fields there is nothing to read for three of the facts.
 _TELLING = frozenset({*_MOST_OUTPUT, "tools", "functions", "response_format", "text"})
@@ -166,9 +165,7 @@ class RequestFacts:
         """Of all parts, and of what stands beside messages in the input of Responses."""
         for turn in self._turns:
             yield turn.type
-            for part in turn.content if isinstance(turn.content, list) else ():
-                if isinstance(part, dict):
-                    yield part.get("type")
+            yield from _part_types(turn.content)
 
     @_once
     def text(self) -> str:
@@ -327,14 +324,19 @@ def _text(content: object) -> str:
     if isinstance(content, str):
         return content
     parts: Sequence[object] = content if isinstance(content, list) else ()
-    texts = [
-        part["text"]
-        for part in parts
-        if isinstance(part, dict)
-        and part.get("type") in _TEXTS
-        and isinstance(part.get("text"), str)
-    ]
-    return "\n".join(texts)
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _part_types(content: object, *, inside: bool = False) -> Iterator[object]:
+    """Of the parts of a message, and of those in the results of tools. vLLM takes parts without a
+    type too, and goes by the field that they have."""
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict):
+            kind = part.get("type")
+            yield from part if kind is None else (kind,)
+            if kind == "tool_result" and not inside:
+                yield from _part_types(part.get("content"), inside=True)
 
 
 def _last_of(prompt: object) -> str:

@@ -108,6 +108,11 @@ def test_the_last_user_text(dialect: Dialect, body: dict[str, Any], text: str) -
     assert of(body, dialect).text == text
 
 
+def test_parts_of_any_kind_are_text_where_a_server_reads_it() -> None:
+    parts = ["one", {"text": "two"}, {"type": "output_text", "text": "three"}, {"text": 4}, None]
+    assert of(said(("user", parts))).text == "one\ntwo\nthree"
+
+
 def test_of_a_long_text_the_end_is_looked_at() -> None:
     text = of(said(("user", "x" * 20_000 + "end"))).text
     assert (len(text), text[-4:]) == (LONGEST_TEXT, "xend")
@@ -129,6 +134,14 @@ def test_of_a_long_text_the_end_is_looked_at() -> None:
             False,
         ),
         ("chat", said(("user", [{"type": ["image"]}])), False, False),
+        ("chat", said(("user", [{"image_url": {"url": "u"}}])), True, False),
+        ("chat", said(("user", [{"type": "audio_url", "audio_url": {"url": "u"}}])), False, True),
+        (
+            "messages",
+            said(("user", [{"type": "tool_result", "content": [{"type": "image"}]}])),
+            True,
+            False,
+        ),
     ],
 )
 def test_pictures_and_sound(dialect: Dialect, body: Any, image: bool, audio: bool) -> None:
