@@ -49,20 +49,26 @@ class Labels:
     def __init__(self, epoch: Callable[[], float], keep: Callable[[Label], None]) -> None:
         self._epoch = epoch
         self._keep = keep
-        self._judged: OrderedDict[str, Judged] = OrderedDict()
+        self._judged: OrderedDict[str, Judged | None] = OrderedDict()
 
     def judged(self, request_id: str, judged: Judged) -> None:
-        """Remember what was judged, so that its caller can say whether it was right."""
-        self._judged[request_id] = judged
+        """Remember what was judged, so that its caller can say whether it was right.
+
+        Callers may choose ids: of two requests with the same one nobody knows which is meant.
+        """
+        self._judged[request_id] = None if request_id in self._judged else judged
         if len(self._judged) > REMEMBERED:
             self._judged.popitem(last=False)
 
     def by_person(self, request_id: str, right: bool) -> Label | None:
-        """A person says whether the small model was right; None for an unknown request.
+        """A person says whether the small model was right; None for a request that is not known,
+        or not from another one.
 
         Of an answer that was kept nobody knows what the large model would have said.
         """
-        judged = self._judged.pop(request_id, None)
+        judged = self._judged.get(request_id)
+        if judged is not None:
+            del self._judged[request_id]
         return self.label(judged, "person", right, None) if judged is not None else None
 
     def label(

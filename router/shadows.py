@@ -5,8 +5,8 @@ Bounded: what finds no room is left out, and counted.
 
 import logging
 import math
+import random
 from collections.abc import Callable
-from zlib import crc32
 
 import msgspec
 
@@ -26,7 +26,6 @@ from router.route import Route
 log = logging.getLogger("lamplighter.shadows")
 
 AT_ONCE = 64  # each holds its request's body in memory
-_SHARES = 2**32
 _MORE_LIKELY = math.log(0.5)
 _SHOWN = 8_000  # characters of each answer that the judge reads
 
@@ -64,7 +63,7 @@ class Shadows:
     def mirror(self, route: Route) -> None:
         """Send a share of the requests to another model too; nobody gets its answers."""
         mirror, request = route.mirror, route.request
-        if mirror is None or not chosen(f"mirror {request.id}", mirror.share):
+        if mirror is None or not chosen(mirror.share):
             return
         if not self._room(route.policy):
             return
@@ -98,7 +97,7 @@ class Shadows:
     def labels(self, route: Route) -> bool:
         """Whether the request is one of the share from which is learned."""
         accept = route.use.accept
-        return accept is not None and chosen(f"label {route.request.id}", accept.shadow)
+        return accept is not None and chosen(accept.shadow)
 
     def label(self, route: Route, judged: Judged, reply: Reply) -> None:
         """Learn whether the small model's answer was right, if the large one can be asked now.
@@ -137,6 +136,7 @@ class Shadows:
         return False
 
 
-def chosen(key: str, share: float) -> bool:
-    """Whether a request is one of a share of all, told from its id."""
-    return crc32(key.encode(errors="replace")) < share * _SHARES
+def chosen(share: float) -> bool:
+    """Whether a request is one of a share of all. Not told from its id, which callers choose: they
+    would choose what is paid for twice, and from which requests is learned."""
+    return random.random() < share

@@ -247,6 +247,16 @@ def test_person_says_whether_small_was_right(gateway: GatewayProcess, fakes: Fak
     assert gateway.http.post("/admin/feedback", json=body).status_code == 403
 
 
+def test_of_two_requests_with_one_id_nobody_says_which_was_right(
+    gateway: GatewayProcess, fakes: FakeServers
+) -> None:
+    for _ in range(2):
+        fakes.script(whole("Rome it is"))
+        ask(gateway, headers={"x-request-id": "chosen-twice"})
+    body = {"request_id": "chosen-twice", "right": True}
+    assert gateway.admin("POST", "/feedback", json=body).status_code == 404
+
+
 def test_store_holds_a_row_for_each_model_and_no_text(
     gateway: GatewayProcess, fakes: FakeServers
 ) -> None:

@@ -12,7 +12,7 @@ from tests.conftest import StartGateway
 from tests.fakes.process import fake_command
 from tests.fakes.threaded import FakeServers
 from tests.gateway import GatewayProcess, eventually
-from tests.proxy.scenes import HELLO, model, yaml
+from tests.proxy.scenes import HELLO, model, settles, yaml
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,7 @@ def gateway(start_gateway: StartGateway, fake_servers: FakeServers) -> GatewayPr
             ]
         },
         "mirrored": {"mirror": {"to": "other", "share": 1.0}, "first_match": [{"use": "a"}]},
+        "half": {"mirror": {"to": "other", "share": 0.5}, "first_match": [{"use": "a"}]},
         "urgent": {"first_match": [{"use": "a", "priority": "high", "retries": 0}]},
     }
     return start_gateway(yaml(models, policies=policies))
@@ -136,6 +137,16 @@ def test_mirror_is_asked_too_and_its_answer_goes_to_nobody(
     eventually(lambda: mirrored() == before + 2, what="both mirrored requests")
     assert len(fakes.servers[1].posts) == 2
     assert fakes.servers[1].posts[0].body == fakes.servers[0].posts[0].body
+
+
+def test_callers_do_not_choose_what_is_mirrored(
+    gateway: GatewayProcess, fakes: FakeServers
+) -> None:
+    for _ in range(40):
+        ask(gateway, "half", headers={"x-request-id": "always-the-same"})
+    eventually(lambda: len(fakes.posts) > 40, what="a mirrored request")
+    settles(gateway, "other")
+    assert len(fakes.posts) < 80
 
 
 def test_mirror_that_fails_harms_nobody(start_gateway: StartGateway, fakes: FakeServers) -> None:
