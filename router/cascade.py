@@ -69,7 +69,7 @@ class Course(Protocol):
         """What became of requests like this one; None: not known."""
 
     async def asked_again(
-        self, request: Request, reply: Reply, record: Record
+        self, request: Request, reply: Reply
     ) -> tuple[float | None, float | None]:
         """The small model's log P(yes) that it is right, and how many samples say the same."""
 
@@ -212,7 +212,7 @@ class Cascade:
 
     async def _judge(self, reader: ReplyReader) -> Verdict:
         course, reply = self._course, reader.reply()
-        again = await course.asked_again(self._request, reply, self._record)
+        again = await course.asked_again(self._request, reply)
         near = self._foreseen.small_right if self._foreseen is not None else None
         found = signals(reply, self._asked_for, *again, course.prompt, near)
         terms = course.terms(self._record, len(reply.tokens) or None)

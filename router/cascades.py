@@ -156,7 +156,7 @@ class LiveCourse:
         return Foreseen(found.small_right, found.escalated) if found is not None else None
 
     async def asked_again(
-        self, request: Request, reply: Reply, record: Record
+        self, request: Request, reply: Reply
     ) -> tuple[float | None, float | None]:
         accept, route = self._accept, self._route
         leg, asking = route.leg(self._small), self._cascades.shadows.asking

@@ -1,7 +1,6 @@
 """Answers that a cascade looks at before they go out."""
 
 from router.answer import PlainAnswer, Sink, StreamAnswer
-from router.record import Record
 from router.reply import events_without_logprobs
 
 JUDGED_LIMIT = 4 * 1024 * 1024  # of a plain answer: some 450 bytes of logprobs a token
@@ -47,10 +46,6 @@ class JudgedStream(StreamAnswer):
             self._record.first_token_s = self._clock()
         self.ahead = events_without_logprobs(events) if self.hides else events
         self._last = self.ahead
-
-    def belongs_to(self, record: Record) -> None:
-        """What comes of it is noted there from now on."""
-        self._record = record
 
     def _passing_to(self, sink: Sink) -> Sink:
         if not self.hides:

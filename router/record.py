@@ -51,7 +51,6 @@ class Record(Struct):
     rule: int = 0  # of that policy, from 1
     verdict: str = ""  # of a cascade: kept, escalated, direct, small_failed or large_failed
     mirror_of: str = ""  # the policy, for a request whose answer nobody gets
-    earlier: list["Record"] = []  # a cascade's requests before the last one, each at one model
     priority: Priority = "normal"
     deadline_s: float | None = None  # how long after `received_s` it could wait for a server
     answered_by: str = ""  # the model whose servers were asked last; a fallback's is another
@@ -69,9 +68,7 @@ class Record(Struct):
         """Part from what happened at one model, which has ended; what comes next begins anew."""
         earlier = copy(self)
         earlier.ended_s = ended_s
-        earlier.earlier = []
         earlier.asked = ""
-        self.earlier.append(earlier)
         self.began_s = ended_s
         self.attempts = []
         self.reasons = self.reasons[:1]  # which rule sent it

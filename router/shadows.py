@@ -118,9 +118,10 @@ class Shadows:
         if large is None:
             return
         exact = route.use.accept is not None and route.use.accept.compare == "exact"
-        if exact or agreement.same(reply, large):
+        same = agreement.same(reply, large)
+        if exact or same:
             # What differs in words only counts as wrong here: the bound errs to the safe side.
-            self._labels.label(judged, "exact", agreement.same(reply, large), True)
+            self._labels.label(judged, "exact", same, True)
             return
         question = _QUESTION.format(
             asked=route.facts.text[-_SHOWN:], large=large.text[:_SHOWN], small=reply.text[:_SHOWN]
