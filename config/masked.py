@@ -6,7 +6,6 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from config.fields import looks_secret
-from config.policy import When
 from config.schema import Config, secret_text
 from config.settings import Defaults, Keepalive, Placement, Queue, Settings, Timeouts
 
@@ -50,24 +49,14 @@ def secrets_in(config: Config) -> list[str]:
         if model.cold is not None:
             found += [value for key, value in model.cold.env.items() if looks_secret(key)]
     for policy in config.policies.values():
-        for rule in policy.first_match:
-            found += _secrets_asked_for(rule.when)
+        for when in policy.conditions():
+            headers = (when.header or {}).items()
+            found += [v for name, values in headers if _is_secret_header(name) for v in values]
     return sorted({value for value in found if value and len(value) > 3}, key=len, reverse=True)
 
 
-def _secrets_asked_for(when: When | None) -> list[str]:
-    """Values of headers that look secret, of which a rule wants one."""
-    if when is None:
-        return []
-    headers = (when.header or {}).items()
-    found = [v for name, values in headers if _is_secret_header(name) for v in values]
-    for inner in (*(when.any_of or ()), *(when.all_of or ()), when.not_):
-        found += _secrets_asked_for(inner)
-    return found
-
-
 def _mask_headers(when: dict[str, Any] | None) -> None:
-    """The same values, in a condition as JSON."""
+    """Values of headers that look secret, of which a condition wants one; as JSON."""
     if when is None:
         return
     for name, values in when.get("header", {}).items():

@@ -1,5 +1,6 @@
 """A routing policy: rules that are tried in order, and where each sends what it matches."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -178,6 +179,13 @@ class When(Part):
             return data
         return {**data, "header": {str(name).lower(): value for name, value in headers.items()}}
 
+    def with_inner(self) -> Iterator["When"]:
+        """It, and all conditions in it."""
+        yield self
+        for inner in (*(self.any_of or ()), *(self.all_of or ()), self.not_):
+            if inner is not None:
+                yield from inner.with_inner()
+
 
 class Weighted(Part):
     model: Name = Field(description="A model.")
@@ -309,3 +317,9 @@ class Policy(Part):
     first_match: Annotated[tuple[Rule, ...], BeforeValidator(not_empty)] = Field(
         description="Rules, tried from top to bottom; the last one has no when."
     )
+
+    def conditions(self) -> Iterator[When]:
+        """Those of all rules, and all conditions in them."""
+        for rule in self.first_match:
+            if rule.when is not None:
+                yield from rule.when.with_inner()

@@ -1,10 +1,10 @@
 """What rules may ask beyond the request: the state of models, budgets, counts, meanings."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from backends.fleet import Snapshot
-from config.policy import Similar, When
+from config.policy import Similar
 from config.schema import Config
 from policies.facts import Count
 from router.examples import Examples
@@ -37,7 +37,8 @@ class Readers:
 
     async def load(self, config: Config) -> None:
         """Load what the policies will ask for: the first request need not wait for it."""
-        conditions = list(_conditions(config))
+        policies = config.policies.values()
+        conditions = [when for policy in policies for when in policy.conditions()]
         if any(when.language for when in conditions):
             await asyncio.to_thread(self.languages.load)
         await self.examples.load([w.similar_to for w in conditions if w.similar_to is not None])
@@ -98,15 +99,3 @@ class LiveWorld:
     async def _counted_there(self, request: Request, model: str) -> int | None:
         backends = self._snapshot.backends.get(model)
         return await tokens_at_server(backends, request) if backends is not None else None
-
-
-def _conditions(config: Config) -> Iterator[When]:
-    """Every `when` of every policy, those within others too."""
-    rules = (rule for policy in config.policies.values() for rule in policy.first_match)
-    left = [rule.when for rule in rules if rule.when is not None]
-    while left:
-        when = left.pop()
-        yield when
-        left += [*(when.any_of or ()), *(when.all_of or ())]
-        if when.not_ is not None:
-            left.append(when.not_)
