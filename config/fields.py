@@ -32,6 +32,11 @@ def looks_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
+def is_secret_header(name: str) -> bool:
+    """Whether values of a header are not to be shown; `name` in lower case."""
+    return looks_secret(name) or name in ("authorization", "cookie")
+
+
 def _as_text(value: object) -> object:
     """Digits are text where text is wanted: `key: 0123`, `env: {THREADS: 8}`."""
     return value.text if isinstance(value, WrittenInt | WrittenFloat) else value

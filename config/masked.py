@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from config.fields import looks_secret
+from config.fields import is_secret_header, looks_secret
 from config.schema import Config, secret_text
 from config.settings import Defaults, Keepalive, Placement, Queue, Settings, Timeouts
 
@@ -51,7 +51,7 @@ def secrets_in(config: Config) -> list[str]:
     for policy in config.policies.values():
         for when in policy.conditions():
             headers = (when.header or {}).items()
-            found += [v for name, values in headers if _is_secret_header(name) for v in values]
+            found += [v for name, values in headers if is_secret_header(name) for v in values]
     return sorted({value for value in found if value and len(value) > 3}, key=len, reverse=True)
 
 
@@ -60,14 +60,10 @@ def _mask_headers(when: dict[str, Any] | None) -> None:
     if when is None:
         return
     for name, values in when.get("header", {}).items():
-        if _is_secret_header(name):
+        if is_secret_header(name):
             when["header"][name] = [MASK] * len(values)
     for inner in (*when.get("any_of", ()), *when.get("all_of", ()), when.get("not")):
         _mask_headers(inner)
-
-
-def _is_secret_header(name: str) -> bool:
-    return looks_secret(name) or name in ("authorization", "cookie")
 
 
 def _drop_empty(part: dict[str, Any], *keys: str) -> None:

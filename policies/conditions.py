@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from config.fields import is_secret_header
 from config.policy import BudgetLeft, Hours, InputTokens, Range, Similar, When
 from policies.answers import Answer, Holds, all_hold, one_holds
 from policies.facts import Facts, Pending
@@ -18,7 +19,6 @@ from policies.wordings import Wordings, has_keyword
 
 Why = Callable[[Facts], str]
 
-_UNSAID = frozenset({"authorization", "x-api-key", "api-key", "cookie"})
 _LONGEST_QUOTE = 60
 
 
@@ -88,7 +88,7 @@ def _header(name: str, values: Sequence[str]) -> Condition:
         value = facts.header(name)
         if value is None:
             return f"there is no header {name}"
-        if name in _UNSAID:
+        if is_secret_header(name):
             return f"header {name} is there" + ("" if told.passes(value) else ", and is another")
         return f"header {name} is {_quoted(value)}" + _unless(told.passes(value), values)
 

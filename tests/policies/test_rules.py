@@ -190,7 +190,9 @@ def test_a_rule_that_matches_says_all_that_made_it() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["authorization", "x-api-key", "api-key", "cookie"])
+@pytest.mark.parametrize(
+    "name", ["authorization", "x-api-key", "api-key", "cookie", "x-auth-token"]
+)
 def test_an_explanation_never_shows_a_credential(name: str) -> None:
     known = Stated(**{**PLAIN, "headers": {name: "secret"}})
     for values in (["*"], ["other"], ["secret"]):
