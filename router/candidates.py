@@ -84,7 +84,7 @@ class Candidates:
             wait_s=soonest.wait_s,
             usd=self._prices.expected_usd(model, input_tokens, output_tokens),
             priced_by=self._prices.basis(model),
-            api_usd=self._api_usd(model, input_tokens, output_tokens),
+            api_usd=self._prices.api_usd(model, input_tokens, output_tokens),
             gpu_s=_gpu_s(planner, input_tokens, output_tokens),
             start_usd=_start_usd(self._snapshot.backends[model], planner, soonest),
             input_tokens=prompt.tokens,
@@ -102,12 +102,6 @@ class Candidates:
         if expected < mean:
             return round(expected), "max_tokens"
         return round(mean), "guess" if mean == OUTPUT_GUESS else "mean"
-
-    def _api_usd(self, model: str, input_tokens: float, output_tokens: float) -> float | None:
-        api = self._snapshot.config.models[model].api
-        if api is None or not (api.price.input or api.price.output):
-            return None
-        return (input_tokens * api.price.input + output_tokens * api.price.output) / 1e6
 
 
 def _gpu_s(planner: Planner | None, input_tokens: float, output_tokens: float) -> float | None:
