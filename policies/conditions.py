@@ -63,14 +63,17 @@ def every(conditions: Sequence[Condition]) -> Holds:
 # --- the request ----------------------------------------------------------------------------------
 
 
-def _model(names: Sequence[str], scene: Scene) -> Condition:
-    wanted = frozenset(names)
+def _name(key: str, spelled: Callable[[Any], str]) -> "Meaning":
+    def compiled(names: Sequence[str], scene: Scene) -> Condition:
+        told = OneOf(key, operator.attrgetter(key), frozenset(names))
 
-    def why(facts: Facts) -> str:
-        return f"model is {_quoted(facts.model)}" + _unless(facts.model in wanted, names)
+        def why(facts: Facts) -> str:
+            name = told.read(facts)
+            return f"{key} is {spelled(name)}" + _unless(told.passes(name), names)
 
-    told = OneOf("model", operator.attrgetter("model"), wanted)
-    return Condition("model", AT_ONCE, _one_of(told), why, told)
+        return Condition(key, AT_ONCE, _one_of(told), why, told)
+
+    return compiled
 
 
 def _one_of(told: OneOf) -> Holds:
@@ -106,16 +109,6 @@ def _key(keys: Sequence[str], scene: Scene) -> Condition:
 
     told = OneOf("key", operator.attrgetter("key"), wanted)
     return Condition("key", READ, _one_of(told), why, told)
-
-
-def _priority(names: Sequence[str], scene: Scene) -> Condition:
-    wanted = frozenset(names)
-
-    def why(facts: Facts) -> str:
-        return f"priority is {facts.priority}" + _unless(facts.priority in wanted, names)
-
-    told = OneOf("priority", operator.attrgetter("priority"), wanted)
-    return Condition("priority", AT_ONCE, _one_of(told), why, told)
 
 
 def _flag(key: str, has: str, has_not: str) -> "Meaning":
@@ -377,9 +370,9 @@ def _unless(holds: bool, wanted: Sequence[str]) -> str:
 
 Meaning = Callable[[Any, Scene], Condition]
 _MEANINGS: dict[str, Meaning] = {
-    "model": _model,
+    "model": _name("model", _quoted),
     "key": _key,
-    "priority": _priority,
+    "priority": _name("priority", str),
     "input_tokens": _input_tokens,
     "output_tokens": _output_tokens,
     "tools": _flag("tools", "it offers tools", "it offers no tools"),
