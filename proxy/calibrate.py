@@ -10,11 +10,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from config.load import load
 from config.policy import Use
-from config.problems import ConfigError
 from config.schema import Config
 from policies.calibration import ABOVE_ALL, Calibration, encode
+from proxy.configured import configured
 from proxy.outputs import writing
 from router.calibrate import labelled, stored
 from router.calibrate.files import neighbours_beside
@@ -47,7 +46,7 @@ def calibrate(
     """Fit the judge of a cascade in FILE to labelled answers, and write what was fitted."""
     if data is None and store is None:
         raise click.UsageError("--data or --store: there is nothing to learn from")
-    name, use = _cascade(_configured(file), policy)
+    name, use = _cascade(configured(file, files=False), policy)
     assert use.cascade is not None
     accept = use.accept
     target = out or (Path(accept.calibration) if accept and accept.calibration else None)
@@ -77,13 +76,6 @@ def _learn() -> "Callable[..., tuple[Calibration, Report]]":
             f"calibrate needs {error.name}: pip install 'lamplighter[calibrate]'"
         ) from error
     return learn
-
-
-def _configured(file: Path) -> Config:
-    try:
-        return load(file, os.environ, files=False)
-    except ConfigError as error:
-        raise click.ClickException("\n".join(map(str, error.problems))) from error
 
 
 def _cascade(config: Config, wanted: str | None) -> tuple[str, Use]:

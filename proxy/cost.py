@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
@@ -14,8 +13,6 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from config.load import load
-from config.problems import ConfigError
 from policies.costs import (
     DAY_S,
     MONTH_DAYS,
@@ -26,6 +23,7 @@ from policies.costs import (
     month_usd,
 )
 from policies.on_demand import OnDemand, use_on_demand
+from proxy.configured import configured
 from proxy.cost_inputs import Inputs, Missing, of_model
 from proxy.outputs import writing
 from proxy.pictures import SUFFIXES, Axis, Line, Mark, draw_lines
@@ -116,10 +114,7 @@ def cost(
 
 def _configured(file: Path, name: str | None, options: Inputs) -> Inputs:
     """What the configuration says of the model; without a name, of its only one."""
-    try:
-        config = load(file, os.environ)
-    except ConfigError as error:
-        raise click.ClickException("\n".join(map(str, error.problems))) from error
+    config = configured(file)
     if name is None and len(config.models) > 1:
         raise click.UsageError(f"--model: which one? {file} has {', '.join(config.models)}")
     model = next(iter(config.models)) if name is None else config.resolve(name)

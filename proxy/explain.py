@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from proxy.configured import configured
 from proxy.question import headers_of, question
-from proxy.stated_options import AT, FILE, STATE, Header, States, configured, now_s, router_of
+from proxy.stated_options import AT, FILE, STATE, Header, States, now_s, router_of
 from router.errors import GatewayError
 from router.explain import explain as explained
 from router.explanation import Candidate, Cascade, Choice, Decision, Explanation

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from config.durations import seconds
-from config.load import load
-from config.problems import ConfigError
 from config.schema import Config
+from proxy.configured import configured
 from proxy.outputs import writing
 from proxy.pictures import SUFFIXES
 from proxy.replay_pictures import draw_comparison, draw_timeline
@@ -89,7 +87,7 @@ def replay(
         raise click.UsageError(f"--picture {picture} must end in {' or '.join(SUFFIXES)}")
     if model is not None and picture is None:
         raise click.UsageError("--timeline needs the --picture that it is drawn into")
-    configs = [_configured(path) for path in (file, *others)]
+    configs = [configured(path) for path in (file, *others)]
     try:
         trace = read(trace_file, seed, days)
         held_s = math.inf if deadline is None else deadline
@@ -138,13 +136,6 @@ def _names(files: Sequence[Path]) -> list[str]:
     """The files' names; whole paths where two are the same."""
     short = [path.name for path in files]
     return [n if short.count(n) == 1 else str(p) for n, p in zip(short, files, strict=True)]
-
-
-def _configured(file: Path) -> Config:
-    try:
-        return load(file, os.environ)
-    except ConfigError as error:
-        raise click.ClickException("\n".join(map(str, error.problems))) from error
 
 
 def _compare(trace: Trace, rivals: Any) -> Comparison:

@@ -1,6 +1,5 @@
-"""What `explain` and `diff` are told by options: states, a time, headers; and the file itself."""
+"""What `explain` and `diff` are told by options: states, a time, headers; and a router of that."""
 
-import os
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,9 +8,9 @@ from typing import Any
 
 import click
 
-from config.load import load
 from config.problems import ConfigError, did_you_mean
 from config.schema import Config
+from proxy.configured import mistakes
 from router.judges import judges
 from router.routing import Router
 from router.stated import STATES, Impossible, Stated, stated_router
@@ -77,14 +76,6 @@ STATE = click.option(
 AT = click.option("--at", "at_s", type=Moment(), help="When it comes, such as 2026-11-21T09:30Z.")
 
 
-def configured(file: Path) -> Config:
-    """Raises ClickException with every mistake of the file."""
-    try:
-        return load(file, os.environ)
-    except ConfigError as error:
-        raise _many(error) from error
-
-
 def router_of(config: Config, file: Path, states: States, epoch_s: float) -> Router:
     """That of a gateway whose models are in these states. Raises UsageError, ClickException."""
     stated: dict[str, Stated] = {}
@@ -99,11 +90,7 @@ def router_of(config: Config, file: Path, states: States, epoch_s: float) -> Rou
     except Impossible as error:
         raise click.UsageError(f"--state: {error}") from error
     except ConfigError as error:
-        raise _many(error) from error
-
-
-def _many(error: ConfigError) -> click.ClickException:
-    return click.ClickException("\n".join(map(str, error.problems)))
+        raise mistakes(error) from error
 
 
 def now_s() -> float:
