@@ -1,7 +1,5 @@
 """`lamplighter calibrate`: learn from labels when a cascade keeps the small model's answer."""
 
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +14,7 @@ from policies.calibration import ABOVE_ALL, Calibration, encode
 from proxy.configured import configured
 from proxy.outputs import writing
 from router.calibrate import labelled, stored
-from router.calibrate.files import neighbours_beside
+from router.calibrate.files import neighbours_beside, write
 from router.calibrate.labelled import Labelled
 
 if TYPE_CHECKING:
@@ -61,7 +59,7 @@ def calibrate(
         raise click.ClickException(str(error)) from error
     _show(fitted, report, bound)
     with writing(target):
-        _write(target, encode(fitted))
+        write(target, encode(fitted))
     click.echo(f"\nwritten to {target}")
 
 
@@ -112,20 +110,6 @@ def _labels(
     if store is not None:
         found += stored.read(store, policy, small, large)
     return found
-
-
-def _write(target: Path, content: bytes) -> None:
-    """Whole, or not at all: a gateway may read it at any moment."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, target)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 # --- what is printed ----------------------------------------------------------------------------

@@ -5,8 +5,6 @@ before any model was asked. The file says which embedder made its vectors; anoth
 comparable. Needs the extra `embeddings`; nothing else of the gateway imports this module at load.
 """
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
@@ -16,6 +14,7 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from router.calibrate.files import write
 from router.embedder import embedder
 
 FORMAT = 1  # of the file
@@ -84,17 +83,12 @@ class Neighbours:
     def save(self, path: Path) -> None:
         """Write the file whole, or leave the one that was there."""
         head = _Head(FORMAT, self.embedder, *self._vectors.shape)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            try:
-                file.write(msgspec.json.encode(head) + b"\n")
-                file.write(self._vectors.astype(_NUMBERS).tobytes())
-                file.write(self._outcomes.astype(_FLAGS).tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        write(
+            path,
+            msgspec.json.encode(head) + b"\n",
+            self._vectors.astype(_NUMBERS).tobytes(),
+            self._outcomes.astype(_FLAGS).tobytes(),
+        )
 
     @classmethod
     def load(cls, path: Path, embedder: str) -> Self:

@@ -1,5 +1,7 @@
-"""Calibrations on disk."""
+"""Calibrations on disk, and how all that is learned gets there."""
 
+import os
+import tempfile
 from pathlib import Path
 
 from policies.calibration import Calibration, decode
@@ -26,3 +28,18 @@ def load(path: Path) -> Calibration:
         return decode(data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def write(path: Path, *parts: bytes) -> None:
+    """Whole, or not at all: a gateway may read it at any moment, and as another user."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise

@@ -139,6 +139,12 @@ def test_file_gives_back_what_was_saved(
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_file_can_be_read_by_a_gateway_of_another_user(tmp_path: Path) -> None:
+    path = tmp_path / "known"
+    drawn(1, 5).save(path)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_file_of_another_embedder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "known"
     drawn(1, 5).save(path)
