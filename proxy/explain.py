@@ -18,7 +18,7 @@ from proxy.question import headers_of, question
 from proxy.stated_options import AT, FILE, STATE, Header, States, now_s, router_of
 from router.errors import GatewayError
 from router.explain import explain as explained
-from router.explanation import Candidate, Cascade, Choice, Decision, Explanation
+from router.explanation import Candidate, CascadeOutlook, Choice, Decision, Explanation
 
 _NUMBER = re.compile(r"-|[-+]?[0-9.]+(e[-+][0-9]+)?")
 BODY = click.Path(dir_okay=False, allow_dash=True)
@@ -133,7 +133,7 @@ def _decided(decision: Decision, affinity: str | None) -> str:
     return "; ".join(said)
 
 
-def _cascade(cascade: Cascade) -> str:
+def _cascade(cascade: CascadeOutlook) -> str:
     kept = {
         "all": "every answer of the small model is kept",
         "none": "no answer of the small model is kept",

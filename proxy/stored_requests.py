@@ -14,7 +14,7 @@ from proxy.stated_options import moment
 from router.errors import GatewayError
 from router.replay.traces import is_store
 from router.request import Request
-from router.row_facts import Kept, request_of
+from router.row_facts import KeptRow, request_of
 
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 
@@ -28,7 +28,7 @@ class Stored(Struct, frozen=True):
     number: int
     request: Request
     at_s: float | None
-    row: Kept | None = None
+    row: KeptRow | None = None
 
 
 class NotStored(Exception):
@@ -91,10 +91,12 @@ def _rows(path: Path) -> Iterator[Stored]:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
             there = {name for _, name, *_ in database.execute("PRAGMA table_info(requests)")}
             asked = "coalesce(asked, model)" if "asked" in there else "model"
-            columns = [asked if name == "asked" else name for name in Kept.__struct_fields__]
+            columns = [asked if name == "asked" else name for name in KeptRow.__struct_fields__]
             wanted = f"SELECT rowid, {', '.join(columns)} FROM requests"
             for number, *values in database.execute(f"{wanted} WHERE {asked} != '' ORDER BY time"):
-                row = msgspec.convert(dict(zip(Kept.__struct_fields__, values, strict=True)), Kept)
+                row = msgspec.convert(
+                    dict(zip(KeptRow.__struct_fields__, values, strict=True)), KeptRow
+                )
                 yield Stored(number, request_of(row, str(number)), row.time, row)
     except (sqlite3.Error, msgspec.ValidationError) as error:
         raise NotStored(f"{path}: not a store of Lamplighter's: {error}") from error

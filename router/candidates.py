@@ -52,7 +52,7 @@ def _others(config: Config, model: str, overflow: tuple[str, ...]) -> Iterator[N
     yield from ((name, "overflow", None) for name in (*overflow, *others))
 
 
-class Tokens(Struct, frozen=True):
+class AnswerTokens(Struct, frozen=True):
     """What is known of an answer's length: its tokens, or the most that the caller allows."""
 
     count: int | None
@@ -68,7 +68,7 @@ class Candidates:
         self._prices = Prices(snapshot.config, planners)
 
     def candidate(
-        self, model: str, role: Role, weight: float | None, prompt: Count, answer: Tokens
+        self, model: str, role: Role, weight: float | None, prompt: Count, answer: AnswerTokens
     ) -> Candidate:
         planner = self._planners.get(model)
         expected, guessed_by = self._output(model, answer)
@@ -94,7 +94,7 @@ class Candidates:
             ways=ways,
         )
 
-    def _output(self, model: str, answer: Tokens) -> tuple[int, HowGuessed]:
+    def _output(self, model: str, answer: AnswerTokens) -> tuple[int, HowGuessed]:
         if answer.count is not None and answer.how == "known":
             return answer.count, "known"
         mean = self._prices.output_tokens(model, None)

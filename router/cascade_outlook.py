@@ -7,7 +7,7 @@ from policies import cascade
 from policies.calibration import Calibration
 from policies.cascade import Terms
 from router.cascade import why_unjudged
-from router.explanation import Cascade
+from router.explanation import CascadeOutlook
 from router.record import Record
 from router.route import Route
 from router.routing import Router
@@ -15,7 +15,7 @@ from router.routing import Router
 
 async def cascade_outlook(
     router: Router, route: Route, output_tokens: int | None
-) -> Cascade | None:
+) -> CascadeOutlook | None:
     """None where the rule has no cascade, or the request continues what one model has begun."""
     request = route.request
     if route.use.cascade is None or request.follows_response is not None:
@@ -40,11 +40,11 @@ def _cascade(
     likely: float | None,
     calibration: Calibration,
     terms: Terms,
-) -> Cascade:
+) -> CascadeOutlook:
     threshold, rests_on = cascade.least_score(calibration, terms)
     judged, likely = likely is not None, 1.0 if likely is None else likely
     small_first_usd = terms.small_usd + likely * terms.large_usd
-    return Cascade(
+    return CascadeOutlook(
         first=first,
         why=why,
         judged=judged,

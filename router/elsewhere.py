@@ -10,7 +10,7 @@ from router.explanation import Explanation
 from router.planner import OUTPUT_GUESS
 from router.request import Request
 from router.routing import Router
-from router.row_facts import Kept, RowFacts
+from router.row_facts import KeptRow, RowFacts
 
 
 class Side(Struct, frozen=True):
@@ -61,7 +61,7 @@ class Sums(Struct, frozen=True):
     new_wait_s: float
 
 
-async def side(router: Router, request: Request, at_s: float, row: Kept | None) -> Side:
+async def side(router: Router, request: Request, at_s: float, row: KeptRow | None) -> Side:
     """`row` is what is left of the request, where that is all. Raises NotTold then."""
     facts, output_tokens = router.facts(request, at_s), None
     if row is not None:

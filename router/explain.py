@@ -20,7 +20,7 @@ from policies.rules import CompiledPolicy, Tried, trail
 from router.body import JsonBody
 from router.cascade_outlook import cascade_outlook
 from router.errors import BadRequest, Denied
-from router.explanation import Asked, Cascade, Decision, Explanation, Line, RuleTried
+from router.explanation import Asked, CascadeOutlook, Decision, Explanation, Line, RuleTried
 from router.facts import RequestFacts
 from router.journey import Leg
 from router.outlook import Case, Outlook, outlook, refused
@@ -83,7 +83,7 @@ async def _followed(case: Case, policy: CompiledPolicy, matched: Tried) -> Expla
     return replace(found, cascade=cascade)
 
 
-def _in_turn(route: Route, cascade: Cascade | None) -> tuple[str, ...]:
+def _in_turn(route: Route, cascade: CascadeOutlook | None) -> tuple[str, ...]:
     """Who is asked first, and who if that one has no place for the request."""
     if cascade is None:
         return (route.model,)
@@ -148,7 +148,7 @@ def _decision(leg: Leg, request: Request, route: Route | None, why: str) -> Deci
     )
 
 
-def _why_this_model(route: Route, cascade: Cascade | None) -> str:
+def _why_this_model(route: Route, cascade: CascadeOutlook | None) -> str:
     use, by = route.use, f"rule {route.rule.label}"
     if cascade is not None:
         return f"{by} begins with the {cascade.first} model, {cascade.why}"

@@ -70,7 +70,7 @@ class Decision(Struct, frozen=True):
     mirror_share: float = 0.0
 
 
-class Cascade(Struct, frozen=True):
+class CascadeOutlook(Struct, frozen=True):
     """What the cascade would do. `p_escalate` is how likely the large model is asked after all.
 
     Where answers cannot be `judged`, the large model is asked and nobody else.
@@ -181,7 +181,7 @@ class Explanation(Struct, frozen=True):
     policy: str | None = None
     text: tuple[Line, ...] = ()
     rules: tuple[RuleTried, ...] = ()
-    cascade: Cascade | None = None
+    cascade: CascadeOutlook | None = None
     candidates: tuple[Candidate, ...] = ()
     places: tuple[Place, ...] = ()
     choice: Choice | None = None

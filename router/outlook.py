@@ -11,7 +11,7 @@ from backends.fleet import Snapshot
 from config.policy import Use
 from policies.arrival import Kind
 from router import places
-from router.candidates import Candidates, Tokens, named
+from router.candidates import AnswerTokens, Candidates, named
 from router.errors import GatewayError
 from router.explanation import Candidate, Choice, Place, Refusal
 from router.facts import RequestFacts
@@ -83,9 +83,9 @@ def _candidates(case: Case, leg: Leg, use: Use | None) -> tuple[Candidate, ...]:
     overflow = leg.overflow
     if overflow is None:
         overflow = snapshot.config.models[leg.model].overflow
-    answer = Tokens(case.output_tokens, "known")
+    answer = AnswerTokens(case.output_tokens, "known")
     if case.output_tokens is None:
-        answer = Tokens(facts.output_tokens, "max_tokens")
+        answer = AnswerTokens(facts.output_tokens, "max_tokens")
     look_at = Candidates(snapshot, router.planners)
     return tuple(
         look_at.candidate(model, role, weight, facts.input_tokens(model), answer)

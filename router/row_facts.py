@@ -21,7 +21,7 @@ class NotTold(Exception):
     """A rule asks for what the row does not hold; the message names it."""
 
 
-class Kept(Struct, frozen=True):
+class KeptRow(Struct, frozen=True):
     """What a row holds that can decide something. `asked` is the name that the caller gave."""
 
     time: float
@@ -44,7 +44,7 @@ class RowBody(Struct):
         return self.raw
 
 
-def request_of(row: Kept, id: str) -> Request:
+def request_of(row: KeptRow, id: str) -> Request:
     """`id` decides what is drawn by chance."""
     priority = next((each for each in _PRIORITIES if each == row.priority), None)
     return Request(
@@ -63,7 +63,7 @@ def request_of(row: Kept, id: str) -> Request:
 class RowFacts(RequestFacts):
     """Over the world of `plain`, which are the facts of `request_of` the row."""
 
-    def __init__(self, plain: RequestFacts, row: Kept) -> None:
+    def __init__(self, plain: RequestFacts, row: KeptRow) -> None:
         super().__init__(plain._request, plain._world, plain.epoch_s)
         self._row = row
 

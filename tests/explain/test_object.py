@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from config.load import parse
 from policies.facts import Count
 from proxy.question import question
-from router.candidates import Candidates, Tokens
+from router.candidates import AnswerTokens, Candidates
 from router.errors import BadRequest, UnknownModel
 from router.explain import explain
 from router.explanation import Candidate, Explanation
@@ -166,7 +166,7 @@ models:
 def test_a_price_says_what_it_comes_from(model: str, priced_by: str, usd: float) -> None:
     priced = stated_router(parse(CARDS, "cards.yaml", {}), {}, {}, SATURDAY)
     look = Candidates(priced.fleet.snapshot, priced.planners)
-    one = look.candidate(model, "model", None, Count(10, "tokenizer"), Tokens(20, "known"))
+    one = look.candidate(model, "model", None, Count(10, "tokenizer"), AnswerTokens(20, "known"))
     assert (one.priced_by, one.usd) == (priced_by, pytest.approx(usd))
     assert (one.output_tokens, one.guessed_by) == (20, "known")
     assert one.api_usd == (pytest.approx(150e-6) if model == "card" else None)
