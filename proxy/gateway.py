@@ -88,17 +88,7 @@ class Gateway:
             holding=self.planners.holding,
             eviction=eviction,
         )
-        self.router = Router(
-            self.fleet,
-            self.clock,
-            time.time,
-            self.planners,
-            self._spent_usd,
-            self._arrived,
-            self._ended,
-            self.measures.label,
-            self.metrics.shadow_dropped,
-        )
+        self.router = self._new_router()
         self._upkeep = Upkeep(self.fleet, self.planners, self.clock, time.time, self._spent_usd)
         self.draining = False
         self._access_log = AccessLog()
@@ -111,6 +101,19 @@ class Gateway:
         self._calls: set[Call] = set()
         self._no_calls = asyncio.Event()
         self._no_calls.set()
+
+    def _new_router(self) -> Router:
+        return Router(
+            self.fleet,
+            self.clock,
+            time.time,
+            self.planners,
+            self._spent_usd,
+            self._arrived,
+            self._ended,
+            self.measures.label,
+            self.metrics.shadow_dropped,
+        )
 
     @property
     def config(self) -> Config:
