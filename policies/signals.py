@@ -16,6 +16,7 @@ from policies.working import Working, working
 
 LOW_QUANTILE = 0.1
 WHOLE_SPAN_TOKENS = 16  # an answer this short is a final answer from end to end
+FIRST_TOKENS = 16  # of a stream, before it may be decided
 _SEARCHED = 200_000  # characters of an answer that are looked at
 
 Check = Callable[[object], bool]
@@ -102,6 +103,13 @@ def first_tokens(reply: Reply, count: int) -> Reply:
     """The beginning of an answer, as a stream has it after `count` tokens."""
     tokens = reply.tokens[:count]
     return Reply(text="".join(token.text for token in tokens), tokens=tokens)
+
+
+def first_signals(reply: Reply) -> Signals | None:
+    """Of its first tokens; None when it has no more than those."""
+    if len(reply.tokens) <= FIRST_TOKENS:
+        return None
+    return signals(first_tokens(reply, FIRST_TOKENS))
 
 
 def _sureness(tokens: Sequence[Token]) -> dict[str, float | None]:

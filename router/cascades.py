@@ -12,9 +12,8 @@ from config.policy import Accept
 from policies.agreement import agreement
 from policies.cascade import Terms, Verdict
 from policies.reply import Reply
-from policies.signals import Signals, first_tokens, signals
+from policies.signals import Signals, first_signals
 from router.asking import Begin, once_more
-from router.calibrate.labelled import FIRST_TOKENS
 from router.cascade import Foreseen
 from router.embedder import embedder
 from router.journey import Journey
@@ -169,9 +168,7 @@ class LiveCourse:
         return certainty, agreement(reply, [sample for sample in samples if sample is not None])
 
     def judged(self, record: Record, found: Signals, verdict: Verdict, reply: Reply) -> None:
-        first = None
-        if len(reply.tokens) > FIRST_TOKENS:
-            first = signals(first_tokens(reply, FIRST_TOKENS))
+        first = first_signals(reply)
         judged = Judged(self._route.policy, self._small, self._large, verdict.keep, found, first)
         self._cascades.labels.judged(record.request_id, judged)
         if not self._labelled:

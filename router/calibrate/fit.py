@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from policies.calibration import ABOVE_ALL, Calibration, Early
+from policies.signals import FIRST_TOKENS
 from router.calibrate.curves import Outcomes, falling_curve, right_curve
 from router.calibrate.graded import Graded, grade
-from router.calibrate.labelled import FIRST_TOKENS, Labelled
+from router.calibrate.labelled import Labelled
 from router.calibrate.score import fit_score
 from router.calibrate.thresholds import (
     CONFIDENCE,

@@ -8,10 +8,8 @@ from collections.abc import Iterable
 import msgspec
 from msgspec import Struct
 
-from policies.signals import Signals, first_tokens, signals
+from policies.signals import Signals, first_signals, signals
 from router.reply import ReplyReader
-
-FIRST_TOKENS = 16  # of a stream, before it may be decided
 
 
 class Labelled(Struct, frozen=True):
@@ -93,7 +91,4 @@ def _read_off(response: bytes, prompt: str | None) -> tuple[Signals, Signals | N
     reply = reader.reply()
     if not reader.readable or not (reply.text or reply.tool_calls):
         raise ValueError("small.response is no completion with an answer in it")
-    first = None
-    if len(reply.tokens) > FIRST_TOKENS:
-        first = signals(first_tokens(reply, FIRST_TOKENS))
-    return signals(reply, prompt=prompt), first
+    return signals(reply, prompt=prompt), first_signals(reply)
