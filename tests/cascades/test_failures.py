@@ -1,6 +1,5 @@
 """When one of the two models fails, is off, is slow, or may not be paid for."""
 
-import time
 from typing import Any
 
 import httpx2
@@ -11,7 +10,7 @@ from tests.conftest import StartGateway
 from tests.fakes.process import fake_command
 from tests.fakes.threaded import FakeServers
 from tests.fakes.wire import End, error, error_event, events
-from tests.gateway import GatewayProcess
+from tests.gateway import GatewayProcess, eventually
 from tests.proxy.scenes import HELLO, counted, model, yaml
 
 DEAD = "http://127.0.0.1:9/v1"  # the port of "discard", where nobody listens
@@ -134,14 +133,15 @@ def test_large_has_no_money_left(start_gateway: StartGateway, fakes: FakeServers
 
 def spend_until_refused(gateway: GatewayProcess, fakes: FakeServers) -> httpx2.Response:
     """Budgets are looked at once a second."""
-    for _ in range(100):
+
+    def small_ones() -> httpx2.Response | None:
         fakes.reset()
         fakes.script(whole("Rome perhaps", UNSURE), whole("Paris", None))
         response = ask(gateway)
-        if response.headers["x-lamplighter-model"] == "small":
-            return response
-        time.sleep(0.1)
-    raise AssertionError("the budget was never seen to be spent")
+        return response if response.headers["x-lamplighter-model"] == "small" else None
+
+    found: httpx2.Response = eventually(small_ones, what="the budget is seen to be spent")
+    return found
 
 
 def test_large_fails_after_the_escalation(start_gateway: StartGateway, fakes: FakeServers) -> None:

@@ -79,7 +79,7 @@ def test_vectors_have_unit_length_and_are_the_same_in_any_company(texts: list[st
 @pytest.mark.parametrize("text", ["", " \n", "a\ud800b", "\x00", "가" * 4000, "🦊" * 500])
 def test_odd_texts_have_vectors_too(embedder: Embedder, text: str) -> None:
     assert np.isfinite(embedded(embedder, text)).all()
-    assert embedder.truncated(text) in (True, False)
+    assert not embedder.truncated(text)  # a word of any length is one token, if it is unknown
 
 
 def test_only_what_the_model_does_not_see_is_truncated(embedder: Embedder) -> None:
