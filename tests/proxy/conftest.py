@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 
 from tests.fakes.threaded import FakeServers
-from tests.gateway import GatewayProcess, run_gateway
+from tests.gateway import GatewayProcess, eventually, run_gateway
 from tests.proxy.scenes import model, yaml
 
 ONES, TWOS = 200, 60
@@ -25,7 +25,11 @@ def gateway(
     models = {"fake": model(one, served_as=None)}
     models |= {f"one-{n}": model(one) for n in range(ONES)}
     models |= {f"two-{n}": model(two) for n in range(TWOS)}
+    before = len(fake_servers.requests)
     with run_gateway(tmp_path_factory.mktemp("gateway"), yaml(models)) as running:
+        # One look at each server is under way; a test must not find it among its own requests.
+        looks = sum(len(model["hot"]["urls"]) for model in models.values())
+        eventually(lambda: len(fake_servers.requests) >= before + looks, 30, "the first looks")
         yield running
 
 
