@@ -6,7 +6,6 @@ and the model server will tell its caller. What must be waited for is fetched by
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from hashlib import blake2b, sha256
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -21,6 +20,8 @@ from router.request import Request
 
 LONGEST_TEXT = 16 * 1024  # characters of the last user text, its end, that rules look at
 FETCHED_WITHIN_S = 1.0
+MOST_UNREADABLE = 100  # messages; each costs as much as ten others
+_SHORT = 64  # bytes of a list that may be empty
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
@@ -127,10 +128,12 @@ class RequestFacts:
 
     @_once
     def tools(self) -> bool:
-        fields = self._fields
-        return ("tools" in fields and bool(self._value("tools"))) or (
-            "functions" in fields and bool(self._value("functions"))
-        )
+        return any(self._has_some(key) for key in ("tools", "functions"))
+
+    def _has_some(self, key: str) -> bool:
+        """Whether a list holds anything; a long one is not read for it."""
+        raw = self._fields.get(key)
+        return raw is not None and (memoryview(raw).nbytes > _SHORT or bool(self._value(key)))
 
     @_once
     def json_schema(self) -> bool:
@@ -308,12 +311,19 @@ class RequestFacts:
 
 
 def _readable_turns(raw: bytes) -> list[_Turn]:
-    """Those of a list in which some are no messages."""
+    """Those of a list in which some are no messages; up to where too many are unreadable."""
     turns: list[_Turn] = []
+    left = MOST_UNREADABLE
     try:
         for item in _ITEMS.decode(raw):
-            with suppress(*_UNREADABLE):
+            if bytes(memoryview(item)[:1]) != b"{":
+                continue
+            try:
                 turns.append(_TURN.decode(item))
+            except _UNREADABLE:
+                left -= 1
+                if not left:
+                    break
     except _UNREADABLE:
         pass  # not even a list
     return turns

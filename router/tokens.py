@@ -29,6 +29,7 @@ OF_A_MESSAGE = 4  # tokens that a chat template adds to each, about
 OF_A_PICTURE = 1000  # tokens, about: from 85 to 1600 by its size and the model
 
 _ASKED = ("messages", "prompt", "input", "system", "instructions", "tools", "functions", "suffix")
+MOST_WALKED = 100_000  # values among which pictures are looked for; the rest counts as text
 _WITHOUT_DATA = 4096  # bytes of a body that is not looked through: a picture in it weighs little
 _LARGE = 1024  # bytes of a text in base64, at least, that is a picture or a sound
 _DATA = frozenset({"url", "data", "image_url", "file_data"})
@@ -130,7 +131,7 @@ def text_bytes(request: Request) -> tuple[int, int]:
     asked = [fields[key] for key in ("messages", "input") if key in fields]
     if not any(_may_hold_data(bytes(raw), request.dialect) for raw in asked):
         return size, 0
-    large = [data for raw in asked for data in _walk(_decoded(raw), data=True)]
+    large = [data for raw in asked for data in _walk(_decoded(raw), data=True, most=MOST_WALKED)]
     return max(size - sum(map(len, large)), 0), len(large)
 
 
@@ -164,12 +165,14 @@ def _decoded(raw: msgspec.Raw) -> Any:
         return None
 
 
-def _walk(value: Any, *, data: bool) -> list[str]:
-    """All texts in a value, or all in base64."""
+def _walk(value: Any, *, data: bool, most: float = math.inf) -> list[str]:
+    """All texts in a value, or all in base64; of one with more than `most` values, some."""
     found: list[str] = []
     left = [(value, "")]
-    while left:
+    walked = 0
+    while left and walked < most:
         here, key = left.pop()
+        walked += 1
         if isinstance(here, str):
             if (len(here) >= _LARGE and key in _DATA and " " not in here[:_LARGE]) is data:
                 found.append(here)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -111,6 +112,13 @@ def test_the_last_user_text(dialect: Dialect, body: dict[str, Any], text: str) -
 def test_parts_of_any_kind_are_text_where_a_server_reads_it() -> None:
     parts = ["one", {"text": "two"}, {"type": "output_text", "text": "three"}, {"text": 4}, None]
     assert of(said(("user", parts))).text == "one\ntwo\nthree"
+
+
+def test_body_full_of_what_is_no_message_is_read_in_no_time() -> None:
+    body = '{"model": "m", "messages": [%s, {"role": "user", "content": "hi"}]}'
+    began_s = time.process_time()
+    assert of(body % ", ".join(["1"] * 200_000)).text == "hi"
+    assert time.process_time() - began_s < 1.0
 
 
 def test_of_a_long_text_the_end_is_looked_at() -> None:
