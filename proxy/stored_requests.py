@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import IO
 
@@ -11,6 +10,7 @@ from msgspec import Raw, Struct
 
 from proxy.question import headers_of, question
 from proxy.stated_options import moment
+from router.database import reading
 from router.errors import GatewayError
 from router.replay.traces import is_store
 from router.request import Request
@@ -88,7 +88,7 @@ def _request(number: int, body: bytes, headers: dict[str, str], path: str | None
 def _rows(path: Path) -> Iterator[Stored]:
     """Of requests as callers made them: not of what was asked behind their backs."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        with reading(path) as database:
             there = {name for _, name, *_ in database.execute("PRAGMA table_info(requests)")}
             asked = "coalesce(asked, model)" if "asked" in there else "model"
             columns = [asked if name == "asked" else name for name in KeptRow.__struct_fields__]

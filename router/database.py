@@ -6,6 +6,9 @@ Whose thread writes when is `store.py`'s.
 import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -116,6 +119,13 @@ ADD_AMOUNT = (
     _insert("spend", 4) + " ON CONFLICT DO UPDATE SET picodollars = picodollars"
     " + excluded.picodollars"
 )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """The file of any store, also of one that a gateway is writing. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        yield database
 
 
 def lock(path: str) -> int:

@@ -1,13 +1,13 @@
 """Labels that a gateway has learned by itself, from the SQLite file of its store."""
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
 from policies.signals import Signals
 from router.calibrate.labelled import Labelled
+from router.database import reading
 
 _SIGNALS = msgspec.json.Decoder(Signals)
 _LABELS = (
@@ -19,7 +19,7 @@ _LABELS = (
 def read(path: Path, policy: str, small: str, large: str) -> list[Labelled]:
     """Those of one cascade, oldest first. ValueError, in words, when there is no such file."""
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+        with reading(path) as database:
             rows = database.execute(_LABELS, (policy, small, large)).fetchall()
         return [_labelled(policy, *row) for row in rows]
     except (sqlite3.Error, msgspec.MsgspecError) as error:

@@ -12,12 +12,12 @@ import re
 import sqlite3
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
+from router.database import reading
 from router.replay.columns import Columns, TraceError, clock_of, columns_of, number
 from router.replay.requests import PRIORITIES, Requests
 
@@ -165,7 +165,7 @@ def _peek(lines: Iterable[str]) -> tuple[str, Iterable[str]]:
 def read_store(path: Path, days: float | None = None) -> RequestTrace:
     """The requests that a gateway kept (`store.path` in its configuration), and its starts."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+        with reading(path) as db:
             cursor = db.execute("SELECT * FROM requests ORDER BY time")
             header = [column[0] for column in cursor.description]
             table = Table(str(path), columns_of(header), enumerate(cursor, 1))
