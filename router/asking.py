@@ -4,13 +4,15 @@ They are counted as requests to the model, with a record of their own.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
 from backends.fleet import Snapshot
 from policies.reply import Reply
+from router.answer import Answer
 from router.body import JsonBody, parse_json
 from router.errors import GatewayError
 from router.journey import Journey, Leg
@@ -18,6 +20,7 @@ from router.record import Record
 from router.reply import ReplyReader
 from router.request import Request
 
+Read = TypeVar("Read")
 Begin = Callable[[Snapshot, Request, Record, Leg], Journey]
 
 _NOT_FOR_ONE_ANSWER = ("stream", "stream_options", "n")
@@ -63,6 +66,32 @@ class Asking:
             return None
         return await self._yes(snapshot, leg, request, [*messages, said, doubt])
 
+    def record(self, request: Request) -> Record:
+        """That of a question which is asked now."""
+        return Record(request.id, request.dialect, self._clock(), bytes_in=request.size)
+
+    async def ask(
+        self,
+        snapshot: Snapshot,
+        leg: Leg,
+        request: Request,
+        record: Record,
+        read: Callable[[Answer], Awaitable[Read | None]],
+    ) -> Read | None:
+        """What is read of the answer; None when there is none."""
+        try:
+            answer = await self._begin(snapshot, request, record, leg).run()
+            try:
+                return await read(answer)
+            finally:
+                answer.close()
+        except GatewayError as error:
+            record.error_code = error.code
+            return None
+        finally:
+            record.ended_s = self._clock()
+            self._ended(record)
+
     async def _yes(
         self, snapshot: Snapshot, leg: Leg, like: Request, messages: Sequence[object]
     ) -> float | None:
@@ -72,19 +101,11 @@ class Asking:
         return _log_yes(body) if body is not None else None
 
     async def _answer(self, snapshot: Snapshot, leg: Leg, request: Request) -> bytes | None:
-        record = Record(request.id, request.dialect, self._clock(), bytes_in=request.size)
-        try:
-            answer = await self._begin(snapshot, request, record, leg).run()
-            try:
-                return answer.ahead if answer.status == 200 and answer.whole else None
-            finally:
-                answer.close()
-        except GatewayError as error:
-            record.error_code = error.code
-            return None
-        finally:
-            record.ended_s = self._clock()
-            self._ended(record)
+        return await self.ask(snapshot, leg, request, self.record(request), _whole)
+
+
+async def _whole(answer: Answer) -> bytes | None:
+    return answer.ahead if answer.status == 200 and answer.whole else None
 
 
 def asked(like: Request, body: bytes, target: bytes) -> Request:

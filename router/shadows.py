@@ -14,8 +14,8 @@ from backends.fleet import Snapshot
 from backends.tasks import TaskSet
 from policies import agreement
 from policies.reply import Reply
+from router.answer import Answer
 from router.asking import Asking, Begin, once_more
-from router.errors import GatewayError
 from router.journey import Leg
 from router.labels import Judged, Labels
 from router.places import answers_now
@@ -48,9 +48,6 @@ class Shadows:
         dropped: Callable[[str], None],
     ) -> None:
         self.asking = Asking(begin, clock, ended)
-        self._begin = begin
-        self._clock = clock
-        self._ended = ended
         self._labels = labels
         self._dropped = dropped
         self._tasks = TaskSet()
@@ -75,22 +72,11 @@ class Shadows:
         )
 
     async def _mirror(self, snapshot: Snapshot, request: Request, leg: Leg, policy: str) -> None:
-        record = Record(request.id, request.dialect, self._clock(), bytes_in=request.size)
+        record = self.asking.record(request)
         record.stream = request.stream
         record.reasons.append(f"mirror of policy '{policy}'")
         record.mirror_of = policy
-        try:
-            answer = await self._begin(snapshot, request, record, leg).run()
-            try:
-                if not answer.complete:
-                    await answer.relay(lambda piece: None)
-            finally:
-                answer.close()
-        except GatewayError as error:
-            record.error_code = error.code
-        finally:
-            record.ended_s = self._clock()
-            self._ended(record)
+        await self.asking.ask(snapshot, leg, request, record, _read_away)
 
     # --- labels ---------------------------------------------------------------------------------
 
@@ -135,6 +121,12 @@ class Shadows:
             return True
         self._dropped(policy)
         return False
+
+
+async def _read_away(answer: Answer) -> None:
+    """Let it come to its end."""
+    if not answer.complete:
+        await answer.relay(lambda piece: None)
 
 
 def chosen(share: float) -> bool:
