@@ -8,6 +8,7 @@ from msgspec import Raw
 from proxy.control_call import is_control
 from proxy.head import Head
 from proxy.inbound import read_request, request_id, route, unpacked
+from router.body import UNREADABLE
 from router.errors import BadRequest
 from router.headers import HOP_BY_HOP
 from router.request import Headers, Request
@@ -69,7 +70,7 @@ def _path_of(body: bytes) -> str:
     """That of chat where nothing else is told: the reader says what is wrong with the body."""
     try:
         fields = _FIELDS.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         fields = {}
     return next((path for field, path in _PATHS if field in fields), _PATHS[0][1])
 

@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 
 from proxy.question import headers_of, question
 from proxy.stated_options import moment
+from router.body import UNREADABLE
 from router.database import reading
 from router.errors import GatewayError
 from router.replay.traces import is_store
@@ -62,7 +63,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[Stored]:
             continue
         try:
             yield _line(number, line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             raise NotStored(f"{path}:{number}: {error}") from error
         except GatewayError as error:
             raise NotStored(f"{path}:{number}: {error.message}") from error

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from backends.fleet import Snapshot
 from policies.reply import Reply
 from router.answer import Answer
-from router.body import JsonBody, parse_json
+from router.body import UNREADABLE, JsonBody, parse_json
 from router.errors import GatewayError
 from router.journey import Journey, Leg
 from router.record import Record
@@ -62,7 +62,7 @@ class Asking:
         doubt = {"role": "user", "content": "Is your answer right? Say only Yes or No."}
         try:
             messages = msgspec.json.decode(body.fields["messages"], type=list[Raw])
-        except (msgspec.MsgspecError, KeyError):
+        except (*UNREADABLE, KeyError):
             return None
         return await self._yes(snapshot, leg, request, [*messages, said, doubt])
 
@@ -164,7 +164,7 @@ def _log_yes(body: bytes) -> float | None:
     try:
         first = msgspec.json.decode(body, type=_Completion).choices[0].logprobs
         tops = first.content[0].top_logprobs if first is not None else []
-    except (msgspec.MsgspecError, UnicodeDecodeError, IndexError):
+    except (*UNREADABLE, IndexError):
         return None
     yes, no = _share(tops, ("y", "yes")), _share(tops, ("n", "no"))
     if yes + no <= 0:

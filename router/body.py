@@ -14,7 +14,7 @@ from msgspec import Raw
 from router.errors import BadRequest
 
 # msgspec checks UTF-8 only when a string is decoded, and then with an error of Python's own.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError)
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what reading JSON raises
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
 _COLON = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 PLACES_LOOKED_AT = 1000  # of a key in a body: an unbounded search would hold up everybody else
@@ -48,7 +48,7 @@ class JsonBody(msgspec.Struct):
             return None
         try:
             return msgspec.json.decode(value, type=str)
-        except _UNREADABLE:
+        except UNREADABLE:
             return None
 
     def changed(self, fields: Mapping[str, bytes]) -> "JsonBody":
@@ -155,10 +155,10 @@ def parse_json(raw: bytes) -> JsonBody:
         fields = _FIELDS.decode(raw)
     except msgspec.ValidationError as error:
         raise BadRequest(f"the body must be a JSON object: {error}", code="invalid_type") from error
-    except _UNREADABLE as error:
-        raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json") from error
     except RecursionError as error:
         raise BadRequest("the body is nested too deeply", code="invalid_json") from error
+    except UNREADABLE as error:
+        raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json") from error
     stream = fields.get("stream")
     options = _stream_options(fields.get("stream_options"))
     return JsonBody(
@@ -179,7 +179,7 @@ def _model_name(value: Raw | None) -> str:
         )
     try:
         name = msgspec.json.decode(value, type=str)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadRequest("'model' must be a string", code="invalid_type", param="model") from error
     if not name:
         raise BadRequest("'model' is empty", code="invalid_value", param="model")
@@ -200,6 +200,6 @@ def _stream_options(value: Raw | None) -> dict[str, Raw]:
         return {}
     try:
         return _FIELDS.decode(value)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         message = "'stream_options' must be an object"
         raise BadRequest(message, code="invalid_type", param="stream_options") from error

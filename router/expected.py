@@ -8,9 +8,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from policies.signals import NOTHING_ASKED, Check, Expected
-from router.body import JsonBody
+from router.body import UNREADABLE, JsonBody
 
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 Read = TypeVar("Read")
 MOST_NODES = 2000  # maps and values of a request's schemas, their references written out
 SCHEMA_LIMIT = 64 * 1024  # bytes of them; what is beyond is not compiled, and JSON is enough
@@ -61,7 +60,7 @@ def _read(body: JsonBody, key: str, kind: type[Read]) -> Read | None:
     value = body.fields.get(key)
     try:
         return msgspec.json.decode(value, type=kind) if value is not None else None
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -90,7 +89,7 @@ def _check(schema: Raw, room: _Room) -> Check | None:
             retriever=_refuse,
             pattern_options=jsonschema_rs.RegexOptions(size_limit=_PATTERN_SIZE),
         )
-    except (jsonschema_rs.ValidationError, *_UNREADABLE, ValueError):
+    except (jsonschema_rs.ValidationError, *UNREADABLE, ValueError):
         return None
     most = MOST_WORK // nodes
     return lambda value: _values(value, most) > most or validator.is_valid(value)

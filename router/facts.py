@@ -15,14 +15,13 @@ from msgspec import Raw
 from config.policy import Similar
 from config.settings import Priority
 from policies.facts import Count, Pending, Wordings
-from router.body import JsonBody
+from router.body import UNREADABLE, JsonBody
 from router.request import Request
 
 LONGEST_TEXT = 16 * 1024  # characters of the last user text, its end, that rules look at
 FETCHED_WITHIN_S = 1.0
 MOST_UNREADABLE = 100  # messages; each costs as much as ten others
 _SHORT = 64  # bytes of a list that may be empty
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
 class _Turn(msgspec.Struct):
@@ -200,7 +199,7 @@ class RequestFacts:
             return []
         try:
             return _TURNS.decode(raw)
-        except _UNREADABLE:
+        except UNREADABLE:
             return _readable_turns(raw)
 
     def _value(self, key: str) -> Any:
@@ -209,7 +208,7 @@ class RequestFacts:
             return None
         try:
             return _ANY.decode(raw)
-        except _UNREADABLE:
+        except UNREADABLE:
             return None
 
     def found(self, wordings: Wordings) -> frozenset[int]:
@@ -320,11 +319,11 @@ def _readable_turns(raw: bytes) -> list[_Turn]:
                 continue
             try:
                 turns.append(_TURN.decode(item))
-            except _UNREADABLE:
+            except UNREADABLE:
                 left -= 1
                 if not left:
                     break
-    except _UNREADABLE:
+    except UNREADABLE:
         pass  # not even a list
     return turns
 

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from policies.reply import Reply, Token
+from router.body import UNREADABLE
 from router.sse import event_data, split_events
 
 MOST_TOP = 20  # logprobs of other tokens in the place of one: no server gives more
@@ -77,7 +78,6 @@ class _Completion(Struct):
 
 
 _COMPLETION = msgspec.json.Decoder(_Completion)
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class ReplyReader:
@@ -94,7 +94,7 @@ class ReplyReader:
         """A plain answer."""
         try:
             answer = _COMPLETION.decode(body)
-        except _UNREADABLE:
+        except UNREADABLE:
             self.readable = False
             return
         for choice in answer.choices or ():
@@ -111,7 +111,7 @@ class ReplyReader:
                 continue
             try:
                 chunk = _COMPLETION.decode(data)
-            except _UNREADABLE:
+            except UNREADABLE:
                 self.readable = False
                 continue
             for choice in chunk.choices or ():
@@ -160,7 +160,7 @@ def without_logprobs(body: bytes) -> bytes:
     try:
         fields = _FIELDS.decode(body)
         choices = _CHOICES.decode(fields["choices"])
-    except (*_UNREADABLE, KeyError):
+    except (*UNREADABLE, KeyError):
         return body
     hidden = [{**c, "logprobs": Raw(HIDDEN)} if "logprobs" in c else c for c in choices]
     fields["choices"] = Raw(msgspec.json.encode(hidden))

@@ -13,7 +13,7 @@ from msgspec import Raw
 from backends.fleet import ModelBackends
 from backends.lease import Lease, Unavailable
 from backends.upstream import Timeouts, UpstreamError
-from router.body import JsonBody
+from router.body import UNREADABLE, JsonBody
 from router.request import Headers, Request
 
 WITHIN_S = 1.0
@@ -118,7 +118,7 @@ class _Server:
                 if len(answer) > _LONGEST_ANSWER:
                     return {}
             return _DECODER.decode(answer) if response.status == 200 else {}
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             return {}
         finally:
             response.close()

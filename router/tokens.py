@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from policies.facts import Count
-from router.body import JsonBody
+from router.body import UNREADABLE, JsonBody
 from router.planner import BYTES_PER_TOKEN
 from router.request import Dialect, Request
 
@@ -161,7 +161,7 @@ def _counted(request: Request, counting: Counting) -> int:
 def _decoded(raw: msgspec.Raw) -> Any:
     try:
         return _DECODER.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 

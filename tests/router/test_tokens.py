@@ -231,6 +231,7 @@ def test_a_prompt_and_the_dialects_of_others_are_counted_too() -> None:
         answer([1]),
         answer({}),
         answer({"tokens": 5}),
+        answer(b'{"count": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     ],
 )
 def test_a_server_that_does_not_say_is_no_failure(script: Any) -> None:
