@@ -267,6 +267,23 @@ def why_unjudged(request: Request) -> str | None:
     count = request.body.fields.get("n")
     if count is not None and bytes(count) not in (b"1", b"null"):
         return "several answers to one request are not judged"
+    if request.dialect == "completions":
+        return _why_unjudged_text(request.body)
+    return None
+
+
+def _why_unjudged_text(body: JsonBody) -> str | None:
+    """Each prompt of a list has an answer of its own, and `echo` puts the prompt into it."""
+    prompt = bytes(body.fields.get("prompt", b""))
+    if prompt.startswith(b"["):
+        try:
+            prompts = msgspec.json.decode(prompt, type=list[msgspec.Raw])
+        except msgspec.MsgspecError:
+            return "the prompt cannot be read"
+        if len(prompts) > 1 and bytes(prompts[0])[:1] in (b'"', b"["):
+            return "the answers to several prompts are not judged"
+    if bytes(body.fields.get("echo", b"null")) not in (b"false", b"null"):
+        return "an answer that repeats the prompt is not judged"
     return None
 
 

@@ -4,6 +4,7 @@ import sqlite3
 from typing import Any
 
 import httpx2
+import pytest
 
 from tests.cascades.scenes import SURE, UNSURE, logprobs, whole
 from tests.fakes.threaded import FakeServers
@@ -113,6 +114,25 @@ def test_what_cannot_be_judged_goes_to_the_large_model(
     body = {"model": "plain", "input": "hello"}
     response = gateway.http.post("/v1/responses", json=body)
     assert response.headers["x-lamplighter-model"] == "large"
+
+
+@pytest.mark.parametrize(
+    ("body", "course"),
+    [
+        ({"prompt": ["one", "two"]}, "direct"),
+        ({"prompt": [[1, 2], [3]]}, "direct"),
+        ({"prompt": "one", "echo": True}, "direct"),
+        ({"prompt": ["one"]}, "escalated"),
+        ({"prompt": [1, 2, 3], "echo": False}, "escalated"),
+    ],
+)
+def test_completions_are_judged_that_answer_one_prompt(
+    gateway: GatewayProcess, fakes: FakeServers, body: dict[str, Any], course: str
+) -> None:
+    choices = [{"index": 0, "text": "one", "finish_reason": "stop", "logprobs": None}]
+    fakes.script(*[answer({"choices": choices})] * 2)
+    response = gateway.http.post("/v1/completions", json={"model": "plain", **body})
+    assert response.headers["x-lamplighter-cascade"] == course
 
 
 def test_text_completions_are_judged(gateway: GatewayProcess, fakes: FakeServers) -> None:
