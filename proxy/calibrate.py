@@ -11,7 +11,7 @@ from rich.table import Table
 from config.policy import Use
 from config.schema import Config
 from policies.calibration import ABOVE_ALL, Calibration, encode
-from proxy.configured import configured
+from proxy.configured import FILE, configured
 from proxy.outputs import writing
 from router.calibrate import labelled, stored
 from router.calibrate.files import neighbours_beside, write
@@ -20,7 +20,6 @@ from router.calibrate.labelled import Labelled
 if TYPE_CHECKING:
     from router.calibrate.report import Report
 
-FILE = click.Path(dir_okay=False, path_type=Path)
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 

@@ -9,6 +9,8 @@ from config.load import load
 from config.problems import ConfigError
 from config.schema import Config
 
+FILE = click.Path(dir_okay=False, path_type=Path)
+
 
 def configured(file: Path, *, files: bool = True) -> Config:
     """Raises ClickException with every mistake of the file; `files` as for `load`."""

@@ -23,7 +23,7 @@ from policies.costs import (
     month_usd,
 )
 from policies.on_demand import OnDemand, use_on_demand
-from proxy.configured import configured
+from proxy.configured import FILE, configured
 from proxy.cost_inputs import Inputs, Missing, of_model
 from proxy.outputs import writing
 from proxy.pictures import SUFFIXES, Axis, Line, Mark, draw_lines
@@ -51,7 +51,6 @@ class Number(click.FloatRange):
 
 ABOVE_0 = Number(min=0, min_open=True)
 FROM_0 = Number(min=0)
-FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()

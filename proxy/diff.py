@@ -10,9 +10,9 @@ import click
 import msgspec
 from msgspec import Struct
 
-from proxy.configured import configured
+from proxy.configured import FILE, configured
 from proxy.explain import table, wrapped
-from proxy.stated_options import AT, FILE, STATE, States, now_s, router_of
+from proxy.stated_options import AT, STATE, States, now_s, router_of
 from proxy.stored_requests import NotStored, stored_requests
 from router.elsewhere import Compared, Side, Sums, side, sums
 from router.routing import Router

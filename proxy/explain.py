@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from proxy.configured import configured
+from proxy.configured import FILE, configured
 from proxy.question import headers_of, question
-from proxy.stated_options import AT, FILE, STATE, Header, States, now_s, router_of
+from proxy.stated_options import AT, STATE, Header, States, now_s, router_of
 from router.errors import GatewayError
 from router.explain import explain as explained
 from router.explanation import Candidate, CascadeOutlook, Choice, Decision, Explanation

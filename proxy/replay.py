@@ -13,7 +13,7 @@ from rich.text import Text
 
 from config.durations import seconds
 from config.schema import Config
-from proxy.configured import configured
+from proxy.configured import FILE, configured
 from proxy.outputs import writing
 from proxy.pictures import SUFFIXES
 from proxy.replay_pictures import draw_comparison, draw_timeline
@@ -34,7 +34,6 @@ from router.replay.simulate import Setting
 from router.replay.timeline import timeline
 from router.replay.traces import Trace
 
-FILE = click.Path(dir_okay=False, path_type=Path)
 MONEY = ("USD", "HOLDING", "STARTING", "SERVING", "API", "DELAY", "x BEST", "GAPS x BEST")
 SERVICE = (
     "COLD REQ", "COLD GAPS", "WAIT MEAN", "P50", "P99", "MISSED", "OVERFLOW", "WARM IDLE H",

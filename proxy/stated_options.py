@@ -15,7 +15,6 @@ from router.judges import judges
 from router.routing import Router
 from router.stated import STATES, Impossible, Stated, stated_router
 
-FILE = click.Path(dir_okay=False, path_type=Path)
 States = Sequence[tuple[str, Stated]]
 
 
