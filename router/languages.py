@@ -9,9 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
+from config.extras import installed
 from config.rule_values import LANGUAGES
 
 LONGEST = 2000  # characters of a text that are looked at; more would tell nothing new
@@ -53,7 +53,7 @@ class Languages:
 
 @cache
 def available() -> bool:
-    return find_spec("py3langid") is not None
+    return installed("language")
 
 
 def _identifier() -> Any:

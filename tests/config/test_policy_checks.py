@@ -389,7 +389,7 @@ def test_a_thousand_rules_are_looked_at_within_bounds() -> None:
 
 
 def test_an_extra_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_checks, "installed", lambda package: False)
+    monkeypatch.setattr(policy_checks, "installed", lambda extra: False)
     assert of("{when: {language: de, similar_to: [x]}, use: small}") == [
         "9:27: ~[0].when.language: needs an extra: pip install 'lamplighter[language]'",
         "9:43: ~[0].when.similar_to: needs an extra: pip install 'lamplighter[embeddings]'",

@@ -157,7 +157,7 @@ async def test_who_leaves_the_queue_costs_nothing(held: Held) -> None:
 
 def test_without_the_extra_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     module.embedder.cache_clear()
-    monkeypatch.setattr(module, "find_spec", lambda package: None)
+    monkeypatch.setattr(module, "installed", lambda extra: False)
     try:
         assert module.embedder() is None
     finally:
