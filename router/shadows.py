@@ -6,7 +6,8 @@ Bounded: what finds no room is left out, and counted.
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 
@@ -25,7 +26,8 @@ from router.route import Route
 
 log = logging.getLogger("lamplighter.shadows")
 
-AT_ONCE = 64  # each holds its request's body in memory
+AT_ONCE = 64
+HELD_LIMIT = 64 * 2**20  # bytes of bodies that all of them hold; memory takes twice that
 _MORE_LIKELY = math.log(0.5)
 _SHOWN = 8_000  # characters of each answer that the judge reads
 
@@ -51,6 +53,7 @@ class Shadows:
         self._labels = labels
         self._dropped = dropped
         self._tasks = TaskSet()
+        self._held = 0  # bytes of bodies
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -62,14 +65,13 @@ class Shadows:
         mirror, request = route.mirror, route.request
         if mirror is None or not chosen(mirror.share):
             return
-        if not self._room(route.policy):
+        if not self._room(route):
             return
         copy = msgspec.structs.replace(request, id=f"{request.id}-mirror")
         settings = route.snapshot.config.settings(mirror.to)
-        self._tasks.start(
-            self._mirror(route.snapshot, copy, Leg(mirror.to, settings, "low"), route.policy),
-            "mirror",
-        )
+        leg = Leg(mirror.to, settings, "low")
+        work = partial(self._mirror, route.snapshot, copy, leg, route.policy)
+        self._tasks.start(self._holding(request.size, work), "mirror")
 
     async def _mirror(self, snapshot: Snapshot, request: Request, leg: Leg, policy: str) -> None:
         record = self.asking.record(request)
@@ -91,11 +93,12 @@ class Shadows:
         A model is not started for the sake of a label.
         """
         backends = route.snapshot.backends[judged.large]
-        if not answers_now(backends) or not self._room(route.policy):
+        if not answers_now(backends) or not self._room(route):
             return
         # The caller's own journey forgets the body of its request.
         request = msgspec.structs.replace(route.request)
-        self._tasks.start(self._label(route, request, judged, reply), "label")
+        work = partial(self._label, route, request, judged, reply)
+        self._tasks.start(self._holding(request.size, work), "label")
 
     async def _label(self, route: Route, request: Request, judged: Judged, reply: Reply) -> None:
         leg = msgspec.structs.replace(route.leg(judged.large), priority="low")
@@ -116,11 +119,20 @@ class Shadows:
         if log_yes is not None:
             self._labels.label(judged, "judge", log_yes > _MORE_LIKELY, True)
 
-    def _room(self, policy: str) -> bool:
-        if len(self._tasks) < AT_ONCE:
+    def _room(self, route: Route) -> bool:
+        held = self._held + route.request.size
+        if len(self._tasks) < AT_ONCE and held <= HELD_LIMIT:
             return True
-        self._dropped(policy)
+        self._dropped(route.policy)
         return False
+
+    async def _holding(self, size: int, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it, with so many bytes in memory."""
+        self._held += size
+        try:
+            await work()
+        finally:
+            self._held -= size
 
 
 async def _read_away(answer: Answer) -> None:

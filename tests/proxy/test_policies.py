@@ -1,6 +1,6 @@
 """What policies do to requests on a real gateway; the rules themselves are tested in policies/."""
 
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import httpx2
@@ -11,6 +11,7 @@ from openai import OpenAI
 from tests.conftest import StartGateway
 from tests.fakes.process import fake_command
 from tests.fakes.threaded import FakeServers
+from tests.fakes.wire import End, chat
 from tests.gateway import GatewayProcess, eventually
 from tests.proxy.scenes import HELLO, model, settles, yaml
 
@@ -147,6 +148,21 @@ def test_callers_do_not_choose_what_is_mirrored(
     eventually(lambda: len(fakes.posts) > 40, what="a mirrored request")
     settles(gateway, "other")
     assert len(fakes.posts) < 80
+
+
+def test_mirrored_bodies_in_memory_are_bounded(
+    start_gateway: StartGateway, fakes: FakeServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fakes.servers[1], "queue", deque([[End.STALL]] * 9))
+    models = {"a": model(fakes.urls[:1]), "silent": model(fakes.urls[1:])}
+    rules = {"mirror": {"to": "silent", "share": 1.0}, "first_match": [{"use": "a"}]}
+    gateway = start_gateway(yaml(models, policies={"chat": rules}))
+    for _ in range(6):
+        fakes.script(chat("hi"))
+        assert ask(gateway, "chat", pad="x" * 15 * 2**20).status_code == 200
+    dropped = 'lamplighter_shadows_dropped_total{policy="chat"} 2.0'
+    eventually(lambda: dropped in gateway.http.get("/metrics").text, what="two have no room")
+    fakes.drop_connections()
 
 
 def test_mirror_that_fails_harms_nobody(start_gateway: StartGateway, fakes: FakeServers) -> None:
