@@ -28,13 +28,7 @@ def fit(
     large: str | None = None,
 ) -> Calibration:
     """ValueError, in words, when the labels do not suffice. The same labels give the same."""
-    if not labels:
-        raise ValueError("there are no labels")
-    compared = [each for each in labels if each.large_right is not None]
-    if len(compared) < FEWEST:
-        raise ValueError(
-            f"{len(compared)} requests have a label for both models' answers; {FEWEST} are needed"
-        )
+    compared = _compared(labels)
     right = np.array([each.small_right for each in labels], dtype=bool)
     score = fit_score([each.signals for each in labels], right)
     scores = score.of([each.signals for each in labels])
@@ -62,6 +56,18 @@ def fit(
         small=small,
         large=large,
     )
+
+
+def _compared(labels: Sequence[Labelled]) -> list[Labelled]:
+    """Those of which both models' answers are labelled. ValueError when they are too few."""
+    if not labels:
+        raise ValueError("there are no labels")
+    found = [each for each in labels if each.large_right is not None]
+    if len(found) < FEWEST:
+        raise ValueError(
+            f"{len(found)} requests have a label for both models' answers; {FEWEST} are needed"
+        )
+    return found
 
 
 def _early(graded: Graded, threshold: float) -> Early | None:
