@@ -133,6 +133,9 @@ def begin(p_escalate: float | None, calibration: Calibration, terms: Terms) -> B
     impossible = _no_large(terms)
     if impossible is not None:
         return Beginning("small", impossible)
+    least, why = least_score(calibration, terms)
+    if least == math.inf:
+        return Beginning("large", f"no answer of the small model would be kept ({why})")
     if p_escalate is None:
         p_escalate = share_escalated(calibration, terms)
     small_usd = terms.small_usd + (terms.delay_usd_s * terms.small_s if terms.delay_usd_s else 0.0)
@@ -150,8 +153,8 @@ def share_escalated(calibration: Calibration, terms: Terms) -> float:
     if terms.max_wrong is None and terms.right_answer_usd is None:
         return calibration.escalated
     least, _ = least_score(calibration, terms)
-    if least == -math.inf:
-        return 0.0
+    if math.isinf(least):
+        return 1.0 if least > 0 else 0.0
     if not calibration.bounds:
         return calibration.escalated
     bound = _bound(calibration, least)

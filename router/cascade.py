@@ -53,6 +53,14 @@ class Course(Protocol):
         """The last user text."""
 
     @property
+    def explores(self) -> bool:
+        """Whether the small model is asked although it would be skipped: else nobody would ever
+        learn that it has become better, or quicker."""
+
+    def p_escalate(self, foreseen: Foreseen | None) -> float | None:
+        """How likely the large model is asked after all; None: not known."""
+
+    @property
     def whole_only(self) -> bool:
         """Whether what the judge wants to know needs the whole answer."""
 
@@ -120,9 +128,9 @@ class Cascade:
             return await self._ask(self._large, "direct", f"at once: {unjudged}")
         self._asked_for = expected(body)
         self._foreseen = foreseen = await course.foreseen()
-        p_escalate = foreseen.escalated if foreseen is not None else None
+        p_escalate = course.p_escalate(foreseen)
         first = cascade.begin(p_escalate, course.calibration, course.terms(self._record, None))
-        if first.model == "small":
+        if first.model == "small" or course.explores:
             return await self._small_first(body)
         try:
             return await self._ask(self._large, "direct", first.reason)
@@ -255,6 +263,7 @@ class Cascade:
 
     def _say(self, answer: Answer, outcome: Outcome, why: str) -> Answer:
         self._record.verdict = outcome
+        why = why.removeprefix(f"{outcome}: ")
         self._record.reasons.append(f"cascade: {outcome}: {why}")
         answer.about += b"x-lamplighter-cascade: %b\r\n" % outcome.encode()
         return answer

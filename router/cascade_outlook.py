@@ -27,7 +27,7 @@ async def cascade_outlook(
     if unjudged is not None:
         return _cascade("large", unjudged, None, course.calibration, terms)
     foreseen = await course.foreseen()
-    likely = foreseen.escalated if foreseen is not None else None
+    likely = course.p_escalate(foreseen)
     first = cascade.begin(likely, course.calibration, terms)
     if likely is None:
         likely = cascade.share_escalated(course.calibration, terms)

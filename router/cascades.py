@@ -19,16 +19,19 @@ from router.embedder import embedder
 from router.journey import Journey
 from router.judges import BY_DEFAULT, Judge
 from router.labels import Judged, Labels
-from router.places import Asked, Places
+from router.places import Asked, Places, answers_now
 from router.planners import Planners
 from router.prices import Prices
 from router.record import Record
 from router.request import Request
 from router.route import Route
-from router.shadows import Shadows
+from router.shadows import Shadows, chosen
 
 SAMPLED_AT = 0.8  # temperature
 LAST_WEIGHT = 0.1  # of the last answer in the running mean of how long they take
+JUDGED_TELL = 30  # verdicts, before their shares are believed
+LAST_VERDICT = 0.01  # weight of the last one, once many were given
+EXPLORED = 0.01  # share of requests for which the small model is asked although it is not worth it
 _NO_ACCEPT = Accept()
 
 
@@ -53,10 +56,12 @@ class Cascades:
         self.shadows = shadows
         self._judges: Mapping[str, Judge] = {}
         self._took_s: dict[str, float] = {}
+        self._escalated: dict[tuple[str, int], tuple[int, float]] = {}  # of how many, which share
 
     def follow(self, judges: Mapping[str, Judge]) -> None:
         """Judge by these from now on, each by the file that it came from."""
         self._judges = judges
+        self._escalated.clear()  # rules have other numbers now, and other judges
 
     async def load(self) -> None:
         """Have the embedder ready if one will be asked: loading it takes most of a second."""
@@ -75,6 +80,16 @@ class Cascades:
         """How long their answers take once they are begun; 0 until both were measured."""
         known = self._took_s
         return (known[small], known[large]) if small in known and large in known else (0.0, 0.0)
+
+    def judged(self, policy: str, rule: int, kept: bool) -> None:
+        count, share = self._escalated.get((policy, rule), (0, 0.0))
+        share += (float(not kept) - share) * max(1 / (count + 1), LAST_VERDICT)
+        self._escalated[policy, rule] = count + 1, share
+
+    def escalated(self, policy: str, rule: int) -> float | None:
+        """The share of answers that were not kept of late; None before there were enough."""
+        count, share = self._escalated.get((policy, rule), (0, 0.0))
+        return share if count >= JUDGED_TELL else None
 
     def finished(self, record: Record) -> None:
         """A request to one model has ended."""
@@ -97,6 +112,18 @@ class LiveCourse:
         self._accept = accept
         self._small, self._large = route.use.cascade
         self._labelled = cascades.shadows.labels(route)
+
+    @property
+    def explores(self) -> bool:
+        """For requests from which is to be learned, and a few others; never through a start."""
+        chance = self._labelled or chosen(EXPLORED)
+        return chance and answers_now(self._route.snapshot.backends[self._small])
+
+    def p_escalate(self, foreseen: Foreseen | None) -> float | None:
+        """By the neighbours of the prompt, else by what became of the last answers."""
+        if foreseen is not None:
+            return foreseen.escalated
+        return self._cascades.escalated(self._route.policy, self._route.rule.number)
 
     @property
     def whole_only(self) -> bool:
@@ -168,6 +195,7 @@ class LiveCourse:
         return certainty, agreement(reply, [sample for sample in samples if sample is not None])
 
     def judged(self, record: Record, found: Signals, verdict: Verdict, reply: Reply) -> None:
+        self._cascades.judged(self._route.policy, self._route.rule.number, verdict.keep)
         first = first_signals(reply)
         judged = Judged(self._route.policy, self._small, self._large, verdict.keep, found, first)
         self._cascades.labels.judged(record.request_id, judged)

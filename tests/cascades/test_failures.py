@@ -5,7 +5,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.cascades.scenes import UNSURE, pieces, policy, streamed, text_of, whole
+from router.cascades import JUDGED_TELL
+from tests.cascades.scenes import UNSURE, pair, pieces, policy, streamed, text_of, whole
 from tests.conftest import StartGateway
 from tests.fakes.process import fake_command
 from tests.fakes.threaded import FakeServers
@@ -120,6 +121,17 @@ def test_both_are_off(start_gateway: StartGateway) -> None:
         start_gateway, small=slow(start_time="1s"), large=slow(start_time="2s", gpu_hour=20.0)
     )
     assert verdict(ask(gateway))[0] == 200
+
+
+def test_small_that_is_never_good_enough_is_not_asked_any_more(
+    start_gateway: StartGateway, fakes: FakeServers
+) -> None:
+    gateway = start_gateway(yaml(pair(fakes.urls), policies={"chat": policy()}))
+    for _ in range(JUDGED_TELL):
+        fakes.script(whole("Rome perhaps", UNSURE), whole("Paris", None))
+        assert verdict(ask(gateway)) == (200, "escalated", "large")
+    # One in a hundred is asked still, to learn whether it has become better.
+    assert (200, "direct", "large") in {verdict(ask(gateway)) for _ in range(4)}
 
 
 def test_large_has_no_money_left(start_gateway: StartGateway, fakes: FakeServers, up: Any) -> None:
