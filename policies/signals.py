@@ -7,6 +7,7 @@ in English; elsewhere they are simply not found.
 import json
 import math
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
@@ -149,6 +150,8 @@ _MARKED = re.compile(
     r"(?=([^\n]{1,500}?)(?:[.!?](?:\s|\Z)|\n|\Z))",
     re.IGNORECASE,
 )
+_MARK = re.compile(r"\\boxed\{|####|\banswer(?:\s{1,3}is\b|\s{0,3}:)", re.IGNORECASE)
+_MARKS = 50  # the last ones: looking behind thousands of them would take a second
 _JSON_VALUE = re.compile(
     r'[:\[,]\s*("(?:[^"\\]|\\.)*"(?!\s*:)|-?\d[-+.\deE]*|true\b|false\b|null\b)'
 )
@@ -162,14 +165,20 @@ def final_answer(reply: Reply) -> tuple[Token, ...]:
     text = "".join(token.text for token in tokens)[:_SEARCHED]
     if reply.tool_calls or text.lstrip()[:1] in ("{", "["):
         return _within(tokens, [found.span(1) for found in _JSON_VALUE.finditer(text)])
-    marked = [found.span(found.lastindex or 0) for found in _MARKED.finditer(text)]
-    return _within(tokens, marked[-1:])
+    marked = _marked(text)
+    return _within(tokens, [marked.span(marked.lastindex or 0)] if marked else [])
 
 
 def final_text(text: str) -> str:
     """The same for an answer without logprobs; all of it where no final answer is marked."""
-    marked = max(_MARKED.finditer(text[:_SEARCHED]), key=re.Match.start, default=None)
+    marked = _marked(text[:_SEARCHED])
     return text if marked is None else marked.group(marked.lastindex or 0)
+
+
+def _marked(text: str) -> re.Match[str] | None:
+    """The last mark with something behind it."""
+    places = deque((found.start() for found in _MARK.finditer(text)), _MARKS)
+    return next(filter(None, (_MARKED.match(text, place) for place in reversed(places))), None)
 
 
 def _within(tokens: Sequence[Token], spans: Sequence[tuple[int, int]]) -> tuple[Token, ...]:

@@ -1,6 +1,7 @@
 """Numbers read off one answer."""
 
 import math
+import time
 
 import pytest
 from hypothesis import given
@@ -153,6 +154,15 @@ def test_first_tokens_are_what_a_stream_has_then():
     assert begun.text == "a b"
     assert len(begun.tokens) == 2
     assert begun.finish_reason is None
+
+
+def test_answer_full_of_marks_is_read_in_no_time():
+    text = "answer is a " * 15_000
+    tokens = tuple(Token(text[at : at + 4], -1.0) for at in range(0, len(text), 4))
+    began_s = time.process_time()
+    for _ in range(5):
+        final_answer(Reply(text, tokens))
+    assert time.process_time() - began_s < 1.0
 
 
 def test_token_that_is_likelier_than_certain_counts_as_certain():
