@@ -109,6 +109,15 @@ def test_schemas_of_a_request_are_bounded_together() -> None:
     assert tools["f49"]({"p0": 1})  # known by its name, its arguments are not looked at
 
 
+def test_schema_that_cannot_be_checked_leaves_the_others_be() -> None:
+    tree = {"$defs": {"n": {"items": {"$ref": "#/$defs/n"}}}, "$ref": "#/$defs/n"}
+    named = {"tree": tree, "weather": {"required": ["city"]}}
+    functions = [{"name": name, "parameters": schema} for name, schema in named.items()]
+    tools = of(tools=[{"type": "function", "function": each} for each in functions]).tools
+    assert tools["tree"]([])
+    assert not tools["weather"]({})
+
+
 def test_answer_that_would_take_long_to_check_counts_as_valid() -> None:
     check = schema({"items": {"allOf": [{"minimum": n} for n in range(900)]}})
     assert not check([0] * 100)
