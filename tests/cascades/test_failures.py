@@ -22,6 +22,11 @@ def gateway_of(start: StartGateway, **models: Any) -> GatewayProcess:
     return start(yaml(models, policies={"chat": policy()}))
 
 
+def both_up(start: StartGateway, fakes: FakeServers) -> GatewayProcess:
+    small, large = (model([url], retries=0) for url in fakes.urls)
+    return gateway_of(start, small=small, large=large)
+
+
 def ask(gateway: GatewayProcess, **more: Any) -> httpx2.Response:
     headers = more.pop("headers", {})
     body = {"model": "chat", "messages": HELLO, **more}
@@ -57,11 +62,7 @@ def test_small_is_down(start_gateway: StartGateway, fakes: FakeServers, up: Any)
 
 @pytest.mark.parametrize("status", [400, 429, 500, 503])
 def test_small_refuses(start_gateway: StartGateway, fakes: FakeServers, status: int) -> None:
-    gateway = gateway_of(
-        start_gateway,
-        small=model(fakes.urls[:1], retries=0),
-        large=model(fakes.urls[1:], retries=0),
-    )
+    gateway = both_up(start_gateway, fakes)
     fakes.script(error(status), whole("Paris", None))
     assert verdict(ask(gateway)) == (200, "small_failed", "large")
 
@@ -157,11 +158,7 @@ def spend_until_refused(gateway: GatewayProcess, fakes: FakeServers) -> httpx2.R
 
 
 def test_large_fails_after_the_escalation(start_gateway: StartGateway, fakes: FakeServers) -> None:
-    gateway = gateway_of(
-        start_gateway,
-        small=model(fakes.urls[:1], retries=0),
-        large=model(fakes.urls[1:], retries=0),
-    )
+    gateway = both_up(start_gateway, fakes)
     fakes.script(whole("Rome perhaps", UNSURE), error(500))
     response = ask(gateway)
     assert verdict(response) == (200, "large_failed", "small")
@@ -172,11 +169,7 @@ def test_large_fails_after_the_escalation(start_gateway: StartGateway, fakes: Fa
 def test_large_fails_after_the_escalation_of_a_stream(
     start_gateway: StartGateway, fakes: FakeServers
 ) -> None:
-    gateway = gateway_of(
-        start_gateway,
-        small=model(fakes.urls[:1], retries=0),
-        large=model(fakes.urls[1:], retries=0),
-    )
+    gateway = both_up(start_gateway, fakes)
     fakes.script(streamed(*pieces("Rome perhaps", UNSURE)), events(End.RESET))
     response = ask(gateway, stream=True)
     assert text_of(response.text) == "Rome perhaps"
@@ -203,11 +196,7 @@ def test_sure_stream_of_small_needs_no_large_model(
 def test_stream_of_small_that_begins_with_an_error(
     start_gateway: StartGateway, fakes: FakeServers
 ) -> None:
-    gateway = gateway_of(
-        start_gateway,
-        small=model(fakes.urls[:1], retries=0),
-        large=model(fakes.urls[1:], retries=0),
-    )
+    gateway = both_up(start_gateway, fakes)
     fakes.script(events(error_event("out of memory")), streamed(*pieces("Paris it is")))
     response = ask(gateway, stream=True)
     assert text_of(response.text) == "Paris it is"
