@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 
 from policies.reply import Reply, Token
-from policies.working import Working, working
+from policies.working import ANSWER_IS, SIGN, Working, working
 
 LOW_QUANTILE = 0.1
 WHOLE_SPAN_TOKENS = 16  # an answer this short is a final answer from end to end
@@ -146,11 +146,11 @@ def _entropy(top: Sequence[float]) -> float:
 # What follows a mark is only looked at: the last of several marks may stand within it.
 _MARKED = re.compile(
     r"\\boxed\{(?=([^{}\n]{1,500}))|####[ \t]*(?=([^\n]{1,500}))"
-    r"|\banswer(?:\s{1,3}is\b|\s{0,3}:)[:*\s]{0,5}"
+    rf"|{ANSWER_IS}[:*\s]{{0,5}}"
     r"(?=([^\n]{1,500}?)(?:[.!?](?:\s|\Z)|\n|\Z))",
     re.IGNORECASE,
 )
-_MARK = re.compile(r"\\boxed\{|####|\banswer(?:\s{1,3}is\b|\s{0,3}:)", re.IGNORECASE)
+_MARK = re.compile(f"{SIGN}|{ANSWER_IS}", re.IGNORECASE)
 _MARKS = 50  # the last ones: looking behind thousands of them would take a second
 _JSON_VALUE = re.compile(
     r'[:\[,]\s*("(?:[^"\\]|\\.)*"(?!\s*:)|-?\d[-+.\deE]*|true\b|false\b|null\b)'

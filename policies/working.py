@@ -11,6 +11,9 @@ from msgspec import Struct
 
 from policies.arithmetic import NUMBER, numbers, sums
 
+# What stands before a final answer; as patterns.
+SIGN = r"\\boxed\{|####"
+ANSWER_IS = r"\banswer(?:\s{1,3}is\b|\s{0,3}:)"
 _SEARCHED = 8_000  # characters at the end of an answer, and of a prompt; 50 ms at worst
 _LINE = 500
 
@@ -54,12 +57,12 @@ def working(prompt: str, answer: str) -> Working:
 
 
 _MARK = re.compile(
-    r"(?:####|\\boxed\{|\banswer(?:\s{1,3}is\b|\s{0,3}:)[:*]{0,3})(?P<result>[^\n]{0,200})",
+    rf"(?:{SIGN}|{ANSWER_IS}[:*]{{0,3}})(?P<result>[^\n]{{0,200}})",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(NUMBER)
 _ALONE = re.compile(rf"\s*[*$€£(]*\s*-?(?:{NUMBER})[%.)}}*]*\s*")
-_END = re.compile(r"[.!?。！？…)\]}`\"'”*]$|(?:####|\\boxed\{|[Aa]nswer)[^\n]*$")
+_END = re.compile(rf"[.!?。！？…)\]}}`\"'”*]$|(?:{SIGN}|[Aa]nswer)[^\n]*$")
 _DOUBT = re.compile(
     r"\b(?:however|assum\w+|closest|not possible|impossible|cannot|can(?:'t|’t)|unclear|seems"
     r"|perhaps|maybe|probably|actually|wait|mistake\w*|incorrect|apolog\w+|approximately"
