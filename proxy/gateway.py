@@ -26,7 +26,7 @@ from router.measures import TICK_S, Measures
 from router.planners import Planners, recall
 from router.record import Record
 from router.request import Request
-from router.routing import Router
+from router.routing import Heard, Router
 from router.upkeep import Upkeep
 
 log = logging.getLogger("lamplighter.gateway")
@@ -109,10 +109,13 @@ class Gateway:
             time.time,
             self.planners,
             self._spent_usd,
-            self._arrived,
-            self._ended,
-            self.measures.label,
-            self.metrics.shadow_dropped,
+            Heard(
+                self._arrived,
+                self._ended,
+                self.measures.label,
+                self.metrics.labelled,
+                self.metrics.shadow_dropped,
+            ),
         )
 
     @property

@@ -95,6 +95,9 @@ class Metrics:
         self.shadows_dropped = new.counters(
             "shadows_dropped", "Mirrored requests and labels that found no room", ["policy"]
         )
+        self.labels = new.counters(
+            "labels", "Labels of cascades, by where they came from", ["policy", "source"]
+        )
         self.rows_dropped = new.counters(
             "store_rows_dropped", "Requests that the store had no room for", []
         )
@@ -212,6 +215,9 @@ class Metrics:
         self.policy_requests.at(record.policy, rule, record.outcome).value += 1
         if record.verdict:
             self.cascades.at(record.policy, record.verdict).value += 1
+
+    def labelled(self, policy: str, source: str) -> None:
+        self.labels.at(policy, source).value += 1
 
     def shadow_dropped(self, policy: str) -> None:
         self.shadows_dropped.at(policy).value += 1

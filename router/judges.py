@@ -55,10 +55,11 @@ def judges(config: Config, name: str) -> dict[str, Judge]:
         lines = config.policy_lines(policy) or (1,) * len(body.first_match)
         for line, rule in zip(lines, body.first_match, strict=True):
             path = _calibration_of(rule)
-            if path is None or path in found:
+            if path is None:
                 continue
             try:
-                found[path] = _judge(Path(path))
+                found[path] = found.get(path) or _judge(Path(path))
+                _check_pair(path, found[path].calibration, rule)
             except ValueError as error:
                 problems.append(Problem(name, line, 1, str(error)))
     if problems:
@@ -71,11 +72,26 @@ def _calibration_of(rule: Rule) -> str | None:
     return accept.calibration if accept is not None else None
 
 
+def _check_pair(path: str, calibration: Calibration, rule: Rule) -> None:
+    """How sure one model is of its words says nothing of another. Raises ValueError."""
+    made_for = calibration.small, calibration.large
+    if None not in made_for and rule.use is not None and rule.use.cascade != made_for:
+        raise ValueError(
+            f"{path} was made for the cascade [{', '.join(map(str, made_for))}] and not for"
+            f" [{', '.join(rule.use.models)}]; make another with lamplighter calibrate"
+        )
+
+
 def _judge(path: Path) -> Judge:
     calibration, beside = load(path), neighbours_beside(path)
-    embeds = embedder()
-    if embeds is None or not beside.is_file():
+    if not beside.is_file():
         return Judge(calibration)
+    embeds = embedder()
+    if embeds is None:
+        raise ValueError(
+            f"{beside} needs an extra: pip install 'lamplighter[embeddings]', or calibrate without"
+            " --neighbours and delete it"
+        )
     from router.neighbours import Neighbours
 
     return Judge(calibration, Neighbours.load(beside, embeds.name))

@@ -44,11 +44,20 @@ class Label(Struct, array_like=True, frozen=True):
 
 
 class Labels:
-    """`keep` takes each new label to where it lasts."""
+    """`keep` takes each new label to where it lasts.
 
-    def __init__(self, epoch: Callable[[], float], keep: Callable[[Label], None]) -> None:
+    `told` hears, by policy, of each label's source, or `none` where one was asked for in vain.
+    """
+
+    def __init__(
+        self,
+        epoch: Callable[[], float],
+        keep: Callable[[Label], None],
+        told: Callable[[str, str], None],
+    ) -> None:
         self._epoch = epoch
         self._keep = keep
+        self._told = told
         self._judged: OrderedDict[str, Judged | None] = OrderedDict()
 
     def judged(self, request_id: str, judged: Judged) -> None:
@@ -87,7 +96,12 @@ class Labels:
             _json(judged.first) if judged.first is not None else None,
         )
         self._keep(label)
+        self._told(judged.policy, source)
         return label
+
+    def none(self, judged: Judged) -> None:
+        """Who was to say whether the small model was right did not say it."""
+        self._told(judged.policy, "none")
 
 
 def _json(signals: Signals) -> str:

@@ -4,6 +4,7 @@ Owns the policies in force, compiled, and the rules' settings laid over those of
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from backends.fleet import Snapshot
@@ -34,6 +35,27 @@ class Served(Protocol):
     def snapshot(self) -> Snapshot: ...
 
 
+@dataclass(frozen=True)
+class Heard:
+    """Who hears of what. `arrived`: each request once its model is known; `ended`: those to one
+    model that are not, or not yet, the caller's own. `label` takes what is learned of a cascade,
+    `labelled` counts it by policy and source; `dropped`: shadow requests without room, by policy.
+    """
+
+    arrived: Callable[[Record], None]
+    ended: Callable[[Record], None]
+    label: Callable[[Label], None]
+    labelled: Callable[[str, str], None]
+    dropped: Callable[[str], None]
+
+
+def _nothing(*told: object) -> None:
+    """For a router whose requests go nowhere."""
+
+
+NOBODY = Heard(_nothing, _nothing, _nothing, _nothing, _nothing)
+
+
 class Router:
     """Sends requests on their journeys over the fleet as it is configured at that moment."""
 
@@ -44,18 +66,10 @@ class Router:
         epoch: Callable[[], float],
         planners: Planners,
         spent_usd: Callable[[str | None], float],
-        arrived: Callable[[Record], None] = lambda record: None,
-        ended: Callable[[Record], None] = lambda record: None,
-        keep: Callable[[Label], None] = lambda label: None,
-        dropped: Callable[[str], None] = lambda policy: None,
+        heard: Heard,
         readers: Readers | None = None,
     ) -> None:
-        """`arrived` hears of each request once its model is known, `ended` of those to one model
-        that are not, or not yet, the caller's own. `keep` takes what is learned of a cascade,
-        `dropped` hears, by policy, of shadow requests that found no room.
-
-        `spent_usd` says what a model, or all of them, cost today.
-        """
+        """`spent_usd` says what a model, or all of them, cost today."""
         self.fleet = fleet
         self.pins = Pins()
         self.readers = Readers() if readers is None else readers
@@ -63,10 +77,12 @@ class Router:
         self._epoch = epoch
         self.planners = planners
         self._spent_usd = spent_usd
-        self._arrived = arrived
-        self.labels = Labels(epoch, keep)
-        self.shadows = Shadows(self._journey, clock, ended, self.labels, dropped)
-        self.cascades = Cascades(planners, clock, self._journey, ended, self.labels, self.shadows)
+        self._arrived = heard.arrived
+        self.labels = Labels(epoch, heard.label, heard.labelled)
+        self.shadows = Shadows(self._journey, clock, heard.ended, self.labels, heard.dropped)
+        self.cascades = Cascades(
+            planners, clock, self._journey, heard.ended, self.labels, self.shadows
+        )
         self._policies: dict[str, CompiledPolicy] = {}
         self._prepared: dict[tuple[str, int], Prepared] = {}
 

@@ -61,11 +61,14 @@ class Shadows:
     # --- mirrored requests ----------------------------------------------------------------------
 
     def mirror(self, route: Route) -> None:
-        """Send a share of the requests to another model too; nobody gets its answers."""
+        """Send a share of the requests to another model too; nobody gets its answers.
+
+        Not to the one that answers anyway, and never through a start.
+        """
         mirror, request = route.mirror, route.request
-        if mirror is None or not chosen(mirror.share):
+        if mirror is None or mirror.to == route.model or not chosen(mirror.share):
             return
-        if not self._room(route):
+        if not self._room(route, mirror.to):
             return
         copy = msgspec.structs.replace(request, id=f"{request.id}-mirror")
         settings = route.snapshot.config.settings(mirror.to)
@@ -88,12 +91,8 @@ class Shadows:
         return accept is not None and chosen(accept.shadow)
 
     def label(self, route: Route, judged: Judged, reply: Reply) -> None:
-        """Learn whether the small model's answer was right, if the large one can be asked now.
-
-        A model is not started for the sake of a label.
-        """
-        backends = route.snapshot.backends[judged.large]
-        if not answers_now(backends) or not self._room(route):
+        """Learn whether the small model's answer was right, if the large one can be asked now."""
+        if not self._room(route, judged.large):
             return
         # The caller's own journey forgets the body of its request.
         request = msgspec.structs.replace(route.request)
@@ -105,6 +104,7 @@ class Shadows:
         again = once_more(request, {})
         large = await self.asking.reply(route.snapshot, leg, again) if again is not None else None
         if large is None:
+            self._labels.none(judged)
             return
         exact = route.use.accept is not None and route.use.accept.compare == "exact"
         same = agreement.same(reply, large)
@@ -116,12 +116,16 @@ class Shadows:
             asked=route.facts.text[-_SHOWN:], large=large.text[:_SHOWN], small=reply.text[:_SHOWN]
         )
         log_yes = await self.asking.yes(route.snapshot, leg, request, question)
-        if log_yes is not None:
+        if log_yes is None:
+            self._labels.none(judged)
+        else:
             self._labels.label(judged, "judge", log_yes > _MORE_LIKELY, True)
 
-    def _room(self, route: Route) -> bool:
+    def _room(self, route: Route, model: str) -> bool:
+        """Whether one more fits, and the model can answer it without a start."""
         held = self._held + route.request.size
-        if len(self._tasks) < AT_ONCE and held <= HELD_LIMIT:
+        fits = len(self._tasks) < AT_ONCE and held <= HELD_LIMIT
+        if fits and answers_now(route.snapshot.backends[model]):
             return True
         self._dropped(route.policy)
         return False

@@ -22,7 +22,7 @@ from config.schema import Config
 from config.sources import Cold, Hot
 from router.judges import Judge
 from router.planners import Planners
-from router.routing import Router
+from router.routing import NOBODY, Router
 from router.world import Readers
 
 Stated = Literal["ready", "full", "starting", "asleep", "off", "failed"]
@@ -78,6 +78,7 @@ def stated_router(
         lambda: epoch_s,
         planners,
         lambda model: 0.0,
+        NOBODY,
         readers=Readers(asks_servers=False),
     )
     router.follow(config, judges)

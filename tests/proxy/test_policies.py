@@ -11,7 +11,7 @@ from openai import OpenAI
 from tests.conftest import StartGateway
 from tests.fakes.process import fake_command
 from tests.fakes.threaded import FakeServers
-from tests.fakes.wire import End, chat
+from tests.fakes.wire import End, chat, error
 from tests.gateway import GatewayProcess, eventually
 from tests.proxy.scenes import HELLO, model, settles, yaml
 
@@ -21,6 +21,7 @@ def gateway(start_gateway: StartGateway, fake_servers: FakeServers) -> GatewayPr
     one, two = fake_servers.urls[:1], fake_servers.urls[1:]
     # Both models are on the first server; `other` has the second to itself.
     models = {"a": model(one), "b": model(one), "other": model(two), "both": model([*one, *two])}
+    models["broken"] = model([one[0].replace("/v1", "/broken/v1")])
     split = [{"model": "a", "weight": 3}, "b"]
     policies = {
         "split": {"first_match": [{"use": split}]},
@@ -41,6 +42,7 @@ def gateway(start_gateway: StartGateway, fake_servers: FakeServers) -> GatewayPr
         },
         "mirrored": {"mirror": {"to": "other", "share": 1.0}, "first_match": [{"use": "a"}]},
         "half": {"mirror": {"to": "other", "share": 0.5}, "first_match": [{"use": "a"}]},
+        "failing": {"mirror": {"to": "broken", "share": 1.0}, "first_match": [{"use": "a"}]},
         "urgent": {"first_match": [{"use": "a", "priority": "high", "retries": 0}]},
     }
     return start_gateway(yaml(models, policies=policies))
@@ -165,13 +167,31 @@ def test_mirrored_bodies_in_memory_are_bounded(
     fakes.drop_connections()
 
 
-def test_mirror_that_fails_harms_nobody(start_gateway: StartGateway, fakes: FakeServers) -> None:
-    models = {"a": model(fakes.urls[:1]), "gone": model(["http://127.0.0.1:9/v1"], retries=0)}
-    rules = {"mirror": {"to": "gone", "share": 1.0}, "first_match": [{"use": "a"}]}
-    gateway = start_gateway(yaml(models, policies={"chat": rules}))
-    assert ask(gateway, "chat").status_code == 200
-    name = 'lamplighter_mirrored_requests_total{outcome="error",policy="chat"} 1.0'
+def test_mirror_that_fails_harms_nobody(gateway: GatewayProcess, fakes: FakeServers) -> None:
+    body = {"model": "failing", "messages": HELLO}
+    fakes.answer_path("/broken/v1/chat/completions", error(500))
+    assert gateway.http.post("/v1/chat/completions", json=body).status_code == 200
+    name = 'lamplighter_mirrored_requests_total{outcome="error",policy="failing"} 1.0'
     eventually(lambda: name in gateway.http.get("/metrics").text, what="the failure is counted")
+
+
+def test_nothing_is_started_for_a_mirror_and_nobody_is_asked_twice(
+    start_gateway: StartGateway, fakes: FakeServers
+) -> None:
+    cold = {"command": fake_command(), "stop_within": "1s"}
+    models = {"a": model(fakes.urls[:1]), "off": {"served_as": "fake", "cold": cold}}
+    policies = {
+        "chat": {"mirror": {"to": "off", "share": 1.0}, "first_match": [{"use": "a"}]},
+        "self": {"mirror": {"to": "a", "share": 1.0}, "first_match": [{"use": "a"}]},
+    }
+    gateway = start_gateway(yaml(models, policies=policies))
+    assert ask(gateway, "chat").status_code == 200
+    assert (
+        'lamplighter_shadows_dropped_total{policy="chat"} 1.0' in gateway.http.get("/metrics").text
+    )
+    assert gateway.model("off")["state"] == "off"
+    assert ask(gateway, "self").status_code == 200
+    assert len(fakes.posts) == 2
 
 
 def test_priority_of_a_rule_wins(gateway: GatewayProcess, fakes: FakeServers) -> None:
