@@ -2,8 +2,10 @@
 
 from router.answer import PlainAnswer, Sink, StreamAnswer
 from router.reply import events_without_logprobs
+from router.sse import EventSplitter
 
 JUDGED_LIMIT = 4 * 1024 * 1024  # of a plain answer: some 450 bytes of logprobs a token
+JUDGED_EVENT_LIMIT = 512 * 1024  # of one event: logprobs are only taken out of whole ones
 
 
 class JudgedPlain(PlainAnswer):
@@ -26,6 +28,7 @@ class JudgedStream(StreamAnswer):
 
     async def begin(self) -> None:
         self._held = []
+        self._splitter = EventSplitter(JUDGED_EVENT_LIMIT)
         await super().begin()
 
     async def hold_more(self) -> bytes:
@@ -47,7 +50,8 @@ class JudgedStream(StreamAnswer):
         self.ahead = events_without_logprobs(events) if self.hides else events
         self._last = self.ahead
 
-    def _passing_to(self, sink: Sink) -> Sink:
+    async def relay(self, sink: Sink) -> None:
         if not self.hides:
-            return super()._passing_to(sink)
-        return super()._passing_to(lambda events: sink(events_without_logprobs(events)))
+            await super().relay(sink)
+            return
+        await super().relay(lambda events: sink(events_without_logprobs(events)))

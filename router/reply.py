@@ -174,7 +174,7 @@ def events_without_logprobs(events: bytes) -> bytes:
 
 
 def _hide(event: bytes) -> bytes:
-    data = event_data(event)
+    data = event_data(event).lstrip()
     if not data.startswith(b"{") or b'"logprobs"' not in data:
         return event
     return b"data: " + without_logprobs(data) + b"\n\n"

@@ -17,10 +17,11 @@ _CONTENT = re.compile(
 class EventSplitter:
     """Turns chunks of any size into runs of whole events."""
 
-    __slots__ = ("_tail", "between_events", "torn")
+    __slots__ = ("_tail", "_torn_limit", "between_events", "torn")
 
-    def __init__(self) -> None:
+    def __init__(self, torn_limit: int = TORN_LIMIT) -> None:
         self._tail = b""
+        self._torn_limit = torn_limit
         self.torn = False  # whether what was passed on ends inside an event
         self.between_events = True  # nothing is kept back either: whole events may just be passed
 
@@ -38,7 +39,7 @@ class EventSplitter:
         if end == len(chunk):
             self.torn = False
             return chunk
-        if len(chunk) - end > TORN_LIMIT or (self.torn and not end):
+        if len(chunk) - end > self._torn_limit or (self.torn and not end):
             self.torn = True
             return chunk
         if end:

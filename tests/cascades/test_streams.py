@@ -40,6 +40,22 @@ def test_sure_stream_is_kept_and_clean(gateway: GatewayProcess, fakes: FakeServe
     assert all(choice["logprobs"] is None for c in chunks for choice in c["choices"])
 
 
+@pytest.mark.parametrize("end", [b"\n\n", b""])
+def test_logprobs_are_taken_out_of_long_and_of_unended_events(
+    gateway: GatewayProcess, fakes: FakeServers, end: bytes
+) -> None:
+    tokens = [{"token": "a", "logprob": SURE, "top_logprobs": []}] * 5000
+    choice = {"index": 0, "delta": {"content": "end"}, "logprobs": {"content": tokens}}
+    last = b"data:  " + json.dumps({"choices": [choice]}).encode() + end
+    parts: list[Any] = [last[at : at + 50_000] for at in range(0, len(last), 50_000)]
+    paused = [step for part in parts for step in (0.05, part)]
+    fakes.script(events(*pieces(LINE), *paused))
+    headers, text = read(gateway, "early")
+    assert headers["x-lamplighter-cascade"] == "kept"
+    assert "end" in text
+    assert "top_logprobs" not in text
+
+
 def test_unsure_stream_is_escalated_without_a_word_of_it(
     gateway: GatewayProcess, fakes: FakeServers
 ) -> None:

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import sse
 from router.sse import EventSplitter, event_data, has_content, last_boundary, split_events
 from router.usage import StreamMeter, Usage, from_body
 
@@ -35,9 +34,8 @@ def test_splitter_any_bytes_come_out_unchanged(chunks):
     assert out == b"".join(chunks)
 
 
-def test_splitter_giant_event_passes_in_pieces_and_says_so(monkeypatch):
-    monkeypatch.setattr(sse, "TORN_LIMIT", 10)
-    splitter = EventSplitter()
+def test_splitter_giant_event_passes_in_pieces_and_says_so():
+    splitter = EventSplitter(torn_limit=10)
     assert splitter.feed(b"data: 0123456789") == b"data: 0123456789"
     assert splitter.torn
     assert splitter.feed(b"01") == b"01"  # nothing of it is held back once it is in pieces
