@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         _check_model(options.model)
+        options.template = _template(options.template)
         engine = _engine()
     except CannotServe as exc:
         return _complain(str(exc), 2)
@@ -52,8 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--template",
-        help="chat template: a built-in name such as chatml, or a Jinja file "
-        "(default: the one inside the model)",
+        help="chat template: chatml, or a Jinja file (default: the one inside the model)",
     )
     parser.add_argument(
         "--embeddings",
@@ -132,16 +132,20 @@ def _params(engine: ModuleType, options: argparse.Namespace) -> object:
     if options.key:
         params.api_keys = [options.key]
     if options.template:
-        params.chat_template = _template(options.template)
+        params.chat_template = options.template
     if options.embeddings:
         params.embedding = True
         params.pooling_type = engine.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     return params
 
 
-def _template(name_or_file: str) -> str:
-    path = Path(name_or_file)
-    return path.read_text(encoding="utf-8") if path.is_file() else name_or_file
+def _template(name_or_file: str | None) -> str | None:
+    """Raises CannotServe for any other word: the engine would take it for every prompt's text."""
+    if name_or_file is not None and Path(name_or_file).is_file():
+        return Path(name_or_file).read_text(encoding="utf-8")
+    if name_or_file not in (None, "chatml"):
+        raise CannotServe(f"--template {name_or_file}: neither chatml nor a file")
+    return name_or_file
 
 
 def _complain(message: str, code: int) -> int:

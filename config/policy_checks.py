@@ -37,6 +37,7 @@ def check(document: Document) -> None:
         for rule in rules:
             if isinstance(rule.value, dict):
                 _rule(rule, policy, known)
+                _shadow(rule.at("use", "accept", "shadow"), top.at("store", "path"))
         _rule_names(rules)
         _order(rules)
         _reach(rules)
@@ -195,6 +196,13 @@ def _accept(accept: Spot) -> None:
             "needs a calibration: the stated defaults promise nothing; make one with"
             " lamplighter calibrate"
         )
+
+
+def _shadow(shadow: Spot, store: Spot) -> None:
+    """Labels that are kept nowhere would cost the large model's answers for nothing."""
+    asked = isinstance(shadow.value, int | float) and shadow.value > 0
+    if asked and not store.is_there:
+        shadow.report("needs store.path, the file in which labels are kept")
 
 
 def check_files(document: Document) -> None:

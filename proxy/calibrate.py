@@ -20,6 +20,7 @@ from router.calibrate.labelled import Labelled
 if TYPE_CHECKING:
     from router.calibrate.report import Report
 
+TELLS_NOTHING = 0.6  # an AUROC below
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
@@ -59,7 +60,13 @@ def calibrate(
     _show(fitted, report, bound)
     with writing(target):
         write(target, encode(fitted))
-    click.echo(f"\nwritten to {target}")
+    click.echo(f"\nwritten to {target}; a gateway reads it at its next reload")
+    if report.auroc is not None and report.auroc < TELLS_NOTHING:
+        click.echo(
+            f"warning: an AUROC of {report.auroc:.2f} says that these signals hardly tell right"
+            " answers from wrong ones (0.5: not at all)",
+            err=True,
+        )
 
 
 def _learn() -> "Callable[..., tuple[Calibration, Report]]":

@@ -159,6 +159,14 @@ def test_file_that_is_not_gguf_is_exit_2(tmp_path: Path) -> None:
     assert "is not a GGUF file" in outcome.stderr
 
 
+def test_template_that_is_neither_chatml_nor_a_file_is_exit_2(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    outcome = run("--model", str(model), "--port", "1", "--template", "gemma")
+    assert outcome.returncode == 2
+    assert "--template gemma: neither chatml nor a file" in outcome.stderr
+
+
 def test_gguf_cut_short_is_exit_1(tmp_path: Path) -> None:
     need("llama")
     model = tmp_path / "model.gguf"

@@ -130,6 +130,10 @@ USES = [
         "9:49: ~[0].retries: says nothing where the rule denies; take it out",
     ),
     (
+        "{when: {tools: true}, use: {cascade: [small, large], accept: {shadow: 0.1}}}",
+        "9:79: ~[0].use.accept.shadow: needs store.path, the file in which labels are kept",
+    ),
+    (
         "{when: {tools: true}, use: {cascade: [small, large], accept: {max_wrong: 0.1}}}",
         "9:82: ~[0].use.accept.max_wrong: needs a calibration: the stated defaults promise nothing;"
         " make one with lamplighter calibrate",

@@ -85,7 +85,7 @@ def gemma_server(
 ) -> Iterator[ModelServer]:
     """A second real model of llama.cpp."""
     command = [sys.executable, "-m", "backends.llama_server", "--model", str(gemma_gguf)]
-    options = ["--port", "{port}", "--alias", "gemma3", "--template", "gemma", "--parallel", "2"]
+    options = ["--port", "{port}", "--alias", "gemma3", "--template", "chatml", "--parallel", "2"]
     with running([*command, *options], tmp_path_factory.mktemp("gemma")) as (process, port, log):
         yield ModelServer(f"http://127.0.0.1:{port}/v1", "gemma3", process.pid, log)
 
