@@ -128,7 +128,8 @@ class Gateway:
             await asyncio.to_thread(self.measures.open, self._first_config, self._store_failed)
         self.measures.follow(self._first_config, worker=self.owner is not None)
         self.planners.follow(self._first_config)
-        self.router.follow(self._first_config, judges(self._first_config, self.path or ""))
+        judging = await asyncio.to_thread(judges, self._first_config, self.path or "")
+        self.router.follow(self._first_config, judging)
         for name, planner in self.planners.items():
             recall(planner, self.measures.demand[name])
         self.fleet.apply(self._first_config)

@@ -3,6 +3,7 @@
 They are counted as requests to the model, with a record of their own.
 """
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
@@ -14,7 +15,7 @@ from backends.fleet import Snapshot
 from policies.reply import Reply
 from router.answer import Answer
 from router.body import UNREADABLE, JsonBody, parse_json
-from router.errors import GatewayError
+from router.errors import GatewayError, UpstreamTimeout
 from router.journey import Journey, Leg
 from router.record import Record
 from router.reply import ReplyReader
@@ -23,6 +24,7 @@ from router.request import Request
 Read = TypeVar("Read")
 Begin = Callable[[Snapshot, Request, Record, Leg], Journey]
 
+WITHIN_S = 300.0  # a caller may be waiting, and a place is taken
 _NOT_FOR_ONE_ANSWER = ("stream", "stream_options", "n")
 _YES_OR_NO = {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 5}
 _SHOWN = 20_000  # characters of a text inside a question
@@ -78,13 +80,17 @@ class Asking:
         record: Record,
         read: Callable[[Answer], Awaitable[Read | None]],
     ) -> Read | None:
-        """What is read of the answer; None when there is none."""
+        """What is read of the answer; None when there is none within WITHIN_S."""
         try:
-            answer = await self._begin(snapshot, request, record, leg).run()
-            try:
-                return await read(answer)
-            finally:
-                answer.close()
+            async with asyncio.timeout(min(leg.settings.timeouts.total, WITHIN_S)):
+                answer = await self._begin(snapshot, request, record, leg).run()
+                try:
+                    return await read(answer)
+                finally:
+                    answer.close()
+        except TimeoutError:
+            record.error_code = UpstreamTimeout.code
+            return None
         except GatewayError as error:
             record.error_code = error.code
             return None

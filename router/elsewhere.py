@@ -63,7 +63,7 @@ class Sums(Struct, frozen=True):
 
 async def side(router: Router, request: Request, at_s: float, row: KeptRow | None) -> Side:
     """`row` is what is left of the request, where that is all. Raises NotTold then."""
-    facts, output_tokens = router.facts(request, at_s), None
+    facts, output_tokens = router.facts(request, at_s, asks_servers=False), None
     if row is not None:
         facts = RowFacts(facts, row)
         told = row.output_tokens

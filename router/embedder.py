@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     Vectors = NDArray[numpy.float32]
 
+DIMENSIONS = 384  # of a vector
 TOKENS = 256  # what the model was trained on; the rest of a text is not seen
 CALLS = 64  # at once; by then the last one would wait some seconds, and no request should
 
@@ -133,4 +134,4 @@ def _load_session(path: Path) -> "InferenceSession":
 def _stacked(rows: "list[Vectors]") -> "Vectors":
     import numpy as np
 
-    return np.stack(rows) if rows else np.empty((0, 384), dtype=np.float32)
+    return np.stack(rows) if rows else np.empty((0, DIMENSIONS), dtype=np.float32)

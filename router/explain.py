@@ -43,7 +43,7 @@ async def explain(
     """
     if request.body is None:
         raise BadRequest("only a call that names a model is explained")
-    case = Case(router, request, facts or router.facts(request), output_tokens)
+    case = Case(router, request, facts or router.facts(request, asks_servers=False), output_tokens)
     policy = router.policy(request)
     if policy is None:
         return _named(case)

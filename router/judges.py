@@ -14,7 +14,7 @@ from config.problems import ConfigError, Problem
 from config.schema import Config
 from policies.calibration import STATED_DEFAULTS, Calibration
 from router.calibrate.files import load, neighbours_beside
-from router.embedder import Busy, embedder
+from router.embedder import DIMENSIONS, Busy, embedder
 
 if TYPE_CHECKING:
     from router.neighbours import Estimate, Neighbours
@@ -94,4 +94,7 @@ def _judge(path: Path) -> Judge:
         )
     from router.neighbours import Neighbours
 
-    return Judge(calibration, Neighbours.load(beside, embeds.name))
+    neighbours = Neighbours.load(beside, embeds.name)
+    if neighbours.dimensions != DIMENSIONS:
+        raise ValueError(f"{beside} has vectors of {neighbours.dimensions} and not {DIMENSIONS}")
+    return Judge(calibration, neighbours)

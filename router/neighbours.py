@@ -52,6 +52,10 @@ class Neighbours:
     def __len__(self) -> int:
         return len(self._vectors)
 
+    @property
+    def dimensions(self) -> int:
+        return int(self._vectors.shape[1])
+
     def nearest(self, vector: Vector, k: int = NEAREST) -> tuple[NDArray[np.intp], Vector]:
         """Rows of the k nearest prompts in no order, and the cosine to each."""
         return _nearest(self._vectors @ vector, k)

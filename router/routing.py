@@ -67,12 +67,11 @@ class Router:
         planners: Planners,
         spent_usd: Callable[[str | None], float],
         heard: Heard,
-        readers: Readers | None = None,
     ) -> None:
         """`spent_usd` says what a model, or all of them, cost today."""
         self.fleet = fleet
         self.pins = Pins()
-        self.readers = Readers() if readers is None else readers
+        self.readers = Readers()
         self.clock = clock
         self._epoch = epoch
         self.planners = planners
@@ -142,9 +141,20 @@ class Router:
             policy.policy.mirror,
         )
 
-    def facts(self, request: Request, epoch_s: float | None = None) -> RequestFacts:
-        """What rules may ask about the request, as things are now; or as if it came then."""
-        world = LiveWorld(self.fleet.snapshot, self.planners, self._spent_usd, self.readers)
+    def facts(
+        self, request: Request, epoch_s: float | None = None, *, asks_servers: bool = True
+    ) -> RequestFacts:
+        """What rules may ask about the request, as things are now; or as if it came then.
+
+        Without `asks_servers` no model server is asked to count tokens.
+        """
+        world = LiveWorld(
+            self.fleet.snapshot,
+            self.planners,
+            self._spent_usd,
+            self.readers,
+            asks_servers=asks_servers,
+        )
         return RequestFacts(request, world, self._epoch() if epoch_s is None else epoch_s)
 
     def _first_model(self, rule: CompiledRule, affinity: str | None, request: Request) -> str:

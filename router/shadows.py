@@ -68,7 +68,7 @@ class Shadows:
         mirror, request = route.mirror, route.request
         if mirror is None or mirror.to == route.model or not chosen(mirror.share):
             return
-        if not self._room(route, mirror.to):
+        if not self._take_room(route, mirror.to):
             return
         copy = msgspec.structs.replace(request, id=f"{request.id}-mirror")
         settings = route.snapshot.config.settings(mirror.to)
@@ -92,7 +92,7 @@ class Shadows:
 
     def label(self, route: Route, judged: Judged, reply: Reply) -> None:
         """Learn whether the small model's answer was right, if the large one can be asked now."""
-        if not self._room(route, judged.large):
+        if not self._take_room(route, judged.large):
             return
         # The caller's own journey forgets the body of its request.
         request = msgspec.structs.replace(route.request)
@@ -121,18 +121,18 @@ class Shadows:
         else:
             self._labels.label(judged, "judge", log_yes > _MORE_LIKELY, True)
 
-    def _room(self, route: Route, model: str) -> bool:
-        """Whether one more fits, and the model can answer it without a start."""
+    def _take_room(self, route: Route, model: str) -> bool:
+        """Take room for one more, if it fits and the model can answer it without a start."""
         held = self._held + route.request.size
         fits = len(self._tasks) < AT_ONCE and held <= HELD_LIMIT
         if fits and answers_now(route.snapshot.backends[model]):
+            self._held = held  # until the work that it is for has ended
             return True
         self._dropped(route.policy)
         return False
 
     async def _holding(self, size: int, work: Callable[[], Awaitable[None]]) -> None:
-        """Do it, with so many bytes in memory."""
-        self._held += size
+        """Do it, and then give back the room that so many bytes have."""
         try:
             await work()
         finally:

@@ -23,7 +23,6 @@ from config.sources import Cold, Hot
 from router.judges import Judge
 from router.planners import Planners
 from router.routing import NOBODY, Router
-from router.world import Readers
 
 Stated = Literal["ready", "full", "starting", "asleep", "off", "failed"]
 STATES: tuple[Stated, ...] = get_args(Stated)
@@ -79,7 +78,6 @@ def stated_router(
         planners,
         lambda model: 0.0,
         NOBODY,
-        readers=Readers(asks_servers=False),
     )
     router.follow(config, judges)
     return router

@@ -18,13 +18,9 @@ from router.tokens import Ratios, Tokens
 
 
 class Readers:
-    """What reads texts for rules, and learns: one of each for a gateway.
+    """What reads texts for rules, and learns: one of each for a gateway."""
 
-    `asks_servers`: model servers may be asked to count tokens.
-    """
-
-    def __init__(self, *, asks_servers: bool = True) -> None:
-        self.asks_servers = asks_servers
+    def __init__(self) -> None:
         self.ratios = Ratios()
         self.languages = Languages()
         self.examples = Examples()
@@ -45,7 +41,10 @@ class Readers:
 
 
 class LiveWorld:
-    """That of a gateway, now; satisfies `router.facts.World`."""
+    """That of a gateway, now; satisfies `router.facts.World`.
+
+    `asks_servers`: model servers may be asked to count tokens.
+    """
 
     def __init__(
         self,
@@ -53,7 +52,10 @@ class LiveWorld:
         planners: Planners,
         spent_usd: Callable[[str | None], float],
         readers: Readers,
+        *,
+        asks_servers: bool,
     ) -> None:
+        self._asks_servers = asks_servers
         self._snapshot = snapshot
         self._planners = planners
         self._spent_usd = spent_usd
@@ -84,7 +86,7 @@ class LiveWorld:
 
     @property
     def _tokens(self) -> Tokens:
-        ask = self._counted_there if self._readers.asks_servers else None
+        ask = self._counted_there if self._asks_servers else None
         return Tokens(self._readers.ratios, self._called, ask)
 
     def _called(self, model: str) -> str:

@@ -1,5 +1,7 @@
 """Files that cascades judge by, as a configuration names them."""
 
+import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from config.schema import Config
 from policies.calibration import STATED_DEFAULTS, encode
 from router import judges as module
 from router.calibrate.files import neighbours_beside
+from router.embedder import embedder
 from router.judges import judges
+from tests.engines.require import need
 
 
 def configured(calibration: Path, pair: str = "small, large") -> Config:
@@ -52,6 +56,17 @@ def test_labelled_prompts_without_an_embedder_are_a_mistake(
     neighbours_beside(calibration).write_bytes(b"{}")
     monkeypatch.setattr(module, "embedder", lambda: None)
     with pytest.raises(ConfigError, match=r"lamplighter\[embeddings\]"):
+        judges(configured(calibration), "f.yaml")
+
+
+def test_labelled_prompts_of_another_length_are_a_mistake(calibration: Path) -> None:
+    need("embeddings")
+    embeds = embedder()
+    assert embeds is not None
+    head = {"neighbours": 1, "embedder": embeds.name, "rows": 1, "dimensions": 1}
+    one = struct.pack("<f", 1.0) + b"\x01\x00\x01"
+    neighbours_beside(calibration).write_bytes(json.dumps(head).encode() + b"\n" + one)
+    with pytest.raises(ConfigError, match="vectors of 1 and not 384"):
         judges(configured(calibration), "f.yaml")
 
 
