@@ -64,7 +64,7 @@ class Course(Protocol):
     def whole_only(self) -> bool:
         """Whether what the judge wants to know needs the whole answer."""
 
-    def journey(self, request: Request, record: Record, model: str, judged: bool) -> Journey:
+    def journey(self, request: Request, record: Record, model: str, held_back: bool) -> Journey:
         """A way to one of the two models, counted as a request to it."""
 
     def part(self, record: Record) -> None:
@@ -81,7 +81,7 @@ class Course(Protocol):
     ) -> tuple[float | None, float | None]:
         """The small model's log P(yes) that it is right, and how many samples say the same."""
 
-    def judged(self, record: Record, found: Signals, verdict: Verdict, reply: Reply) -> None:
+    def note(self, record: Record, found: Signals, verdict: Verdict, reply: Reply) -> None:
         """An answer of the small model was judged, or as much of it as there was."""
 
 
@@ -145,7 +145,7 @@ class Cascade:
         hides = not _asks_for_logprobs(body)
         request = _judged(self._request, body) if hides else self._request
         try:
-            answer = await self._begin(request, self._small, judged=True)
+            answer = await self._begin(request, self._small, held_back=True)
         except GatewayError as error:
             self._course.part(self._record)
             return await self._ask(self._large, "small_failed", f"small failed ({error.code})")
@@ -215,7 +215,7 @@ class Cascade:
             verdict = Verdict(False, f"cut off after {tokens} tokens", p_right)
         else:
             verdict = Verdict(True, f"clear after {tokens} tokens", p_right)
-        course.judged(self._record, begun, verdict, reader.reply())
+        course.note(self._record, begun, verdict, reader.reply())
         return verdict
 
     async def _judge(self, reader: ReplyReader) -> Verdict:
@@ -226,7 +226,7 @@ class Cascade:
         terms = course.terms(self._record, len(reply.tokens) or None)
         verdict = cascade.judge(found, course.calibration, terms)
         self._record.verdict = "kept" if verdict.keep else "escalated"
-        course.judged(self._record, found, verdict, reply)
+        course.note(self._record, found, verdict, reply)
         return verdict
 
     # --- the large one --------------------------------------------------------------------------
@@ -253,12 +253,12 @@ class Cascade:
         return self._say(kept, "large_failed", why)
 
     async def _ask(self, model: str, outcome: Outcome, why: str) -> Answer:
-        return self._say(await self._begin(self._request, model, judged=False), outcome, why)
+        return self._say(await self._begin(self._request, model, held_back=False), outcome, why)
 
-    async def _begin(self, request: Request, model: str, *, judged: bool) -> Answer:
+    async def _begin(self, request: Request, model: str, *, held_back: bool) -> Answer:
         # A journey forgets the body of its request, which the other model may need.
         request = msgspec.structs.replace(request)
-        self._journey = self._course.journey(request, self._record, model, judged)
+        self._journey = self._course.journey(request, self._record, model, held_back)
         return await self._journey.run()
 
     def _say(self, answer: Answer, outcome: Outcome, why: str) -> Answer:

@@ -81,7 +81,7 @@ class Cascades:
         known = self._took_s
         return (known[small], known[large]) if small in known and large in known else (0.0, 0.0)
 
-    def judged(self, policy: str, rule: int, kept: bool) -> None:
+    def note(self, policy: str, rule: int, kept: bool) -> None:
         count, share = self._escalated.get((policy, rule), (0, 0.0))
         share += (float(not kept) - share) * max(1 / (count + 1), LAST_VERDICT)
         self._escalated[policy, rule] = count + 1, share
@@ -129,8 +129,8 @@ class LiveCourse:
     def whole_only(self) -> bool:
         return self._accept.self_check or self._accept.samples > 1 or self._labelled
 
-    def journey(self, request: Request, record: Record, model: str, judged: bool) -> Journey:
-        leg = self._route.leg(model, judged=judged)
+    def journey(self, request: Request, record: Record, model: str, held_back: bool) -> Journey:
+        leg = self._route.leg(model, held_back=held_back)
         return self._cascades.begin(self._route.snapshot, request, record, leg)
 
     def part(self, record: Record) -> None:
@@ -194,11 +194,11 @@ class LiveCourse:
         samples, certainty = await asyncio.gather(asyncio.gather(*questions), check or _unknown())
         return certainty, agreement(reply, [sample for sample in samples if sample is not None])
 
-    def judged(self, record: Record, found: Signals, verdict: Verdict, reply: Reply) -> None:
-        self._cascades.judged(self._route.policy, self._route.rule.number, verdict.keep)
+    def note(self, record: Record, found: Signals, verdict: Verdict, reply: Reply) -> None:
+        self._cascades.note(self._route.policy, self._route.rule.number, verdict.keep)
         first = first_signals(reply)
         judged = Judged(self._route.policy, self._small, self._large, verdict.keep, found, first)
-        self._cascades.labels.judged(record.request_id, judged)
+        self._cascades.labels.remember(record.request_id, judged)
         if not self._labelled:
             return
         if found.valid is False:  # nobody need be asked whether it was right

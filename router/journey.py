@@ -37,8 +37,8 @@ class Leg(Struct, frozen=True):
     """One model that a request is sent to, and what holds there for it.
 
     `priority` stands before what the caller asks for, `overflow` in place of the model's own;
-    requests with the same `affinity` should meet the same server. `judged` asks for an answer that
-    a cascade can look at before it goes out.
+    requests with the same `affinity` should meet the same server. `held_back` asks for an answer
+    that a cascade can look at before it goes out.
     """
 
     model: str
@@ -46,7 +46,7 @@ class Leg(Struct, frozen=True):
     priority: Priority | None = None
     overflow: tuple[str, ...] | None = None
     affinity: str | None = None
-    judged: bool = False
+    held_back: bool = False
 
     def wait_s(self, request: Request) -> float:
         """How long the request may be held for a server."""
@@ -71,7 +71,7 @@ class Journey:
         "_clock",
         "_deadline_s",
         "_failure",
-        "_judged",
+        "_held_back",
         "_pin",
         "_pins",
         "_places",
@@ -98,7 +98,7 @@ class Journey:
         self._timeouts = Timeouts(limits.connect, limits.first_byte, limits.idle)
         self._request = request
         self._record = record
-        self._judged = leg.judged
+        self._held_back = leg.held_back
         self._pin = pin
         self._pins = pins
         self._clock = clock
@@ -217,10 +217,10 @@ class Journey:
         answer: Answer
         if media.startswith(b"text/event-stream"):
             drop = self._request.drops_usage(self.settings.stream_usage)
-            kind = JudgedStream if self._judged else StreamAnswer
+            kind = JudgedStream if self._held_back else StreamAnswer
             answer = kind(response, lease, self._record, self._clock, drop_usage=drop)
         else:
-            plain = JudgedPlain if self._judged else PlainAnswer
+            plain = JudgedPlain if self._held_back else PlainAnswer
             answer = plain(response, lease, self._record, self._clock, media=media)
         if self._request.dialect == "responses" and response.status == 200:
             answer.pin(self._pins, Pin(place.model, lease.endpoint.id))

@@ -60,7 +60,7 @@ class Labels:
         self._told = told
         self._judged: OrderedDict[str, Judged | None] = OrderedDict()
 
-    def judged(self, request_id: str, judged: Judged) -> None:
+    def remember(self, request_id: str, judged: Judged) -> None:
         """Remember what was judged, so that its caller can say whether it was right.
 
         Callers may choose ids: of two requests with the same one nobody knows which is meant.

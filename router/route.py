@@ -51,10 +51,10 @@ class Route(Struct, frozen=True):
         assert self.rule.rule.use is not None
         return self.rule.rule.use
 
-    def leg(self, model: str, *, judged: bool = False) -> Leg:
+    def leg(self, model: str, *, held_back: bool = False) -> Leg:
         """The request's way to one of the models of the rule."""
         settings, rule = self.prepared.settings[model], self.rule.rule
-        return Leg(model, settings, rule.priority, rule.overflow, self.affinity, judged)
+        return Leg(model, settings, rule.priority, rule.overflow, self.affinity, held_back)
 
 
 def prepared(config: Config, rule: Rule) -> Prepared:
