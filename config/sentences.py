@@ -61,7 +61,7 @@ def _explain(document: Document, path: Path, detail: ErrorDetails) -> tuple[Plac
         return document.keys.get(path, here), f"key {str(loc[-1])!r} is missing{where}"
     if kind == "extra_forbidden":
         place = document.keys.get(path, here)
-        return place, _unknown_key(path[:-1], str(path[-1]) if path else "")
+        return place, _unknown_key(path[:-1], str(path[-1]) if path else "", loc[:-1])
     make = _SENTENCES.get(kind)
     sentence = make(detail.get("ctx", {})) if make else "is not valid here"
     name = dotted(path) or "the file"
@@ -70,8 +70,9 @@ def _explain(document: Document, path: Path, detail: ErrorDetails) -> tuple[Plac
     return here, f"{name}: {sentence}"
 
 
-def _unknown_key(parent: Path, key: str) -> str:
-    part = part_at(parent)
+def _unknown_key(parent: Path, key: str, loc: Path) -> str:
+    """`loc` is the same place spelled out, where a list or a text stands for a map in the file."""
+    part = part_at(parent) or part_at(loc)
     known = part.keys() if part else {}
     where = f" in {dotted(parent)}" if parent else ""
     hint = did_you_mean(key, known)

@@ -141,7 +141,8 @@ def begin(p_escalate: float | None, calibration: Calibration, terms: Terms) -> B
     small_usd = terms.small_usd + (terms.delay_usd_s * terms.small_s if terms.delay_usd_s else 0.0)
     cascade_usd = small_usd + p_escalate * terms.large_total_usd
     costs = (
-        f"P(escalate) {p_escalate:.2f}: {cascade_usd:.3g} USD, {terms.large_total_usd:.3g} at once"
+        f"P(escalate) {p_escalate:.2f}: {cascade_usd:.3g} USD with waiting,"
+        f" {terms.large_total_usd:.3g} at once"
     )
     if cascade_usd > terms.large_total_usd and terms.budget.stance == "normal":
         return Beginning("large", f"skip the small model, {costs}")

@@ -140,8 +140,10 @@ def _cascade(cascade: CascadeOutlook) -> str:
         "from_threshold": "answers of the small model are kept from a score of"
         f" {_number(cascade.threshold)} on",
     }[cascade.keeps]
-    labels = f"{cascade.calibration}, {cascade.labels} labels"
-    return f"cascade: {kept} ({cascade.rests_on}); {labels}; {_number(cascade.usd)} USD in all"
+    by = [cascade.rests_on]
+    if cascade.calibration != cascade.rests_on:
+        by.append(cascade.calibration)
+    return f"cascade: {kept} ({'; '.join(by)}); {_number(cascade.usd)} USD in all"
 
 
 def _candidate(each: Candidate) -> Sequence[str]:

@@ -130,6 +130,10 @@ USES = [
         "9:49: ~[0].retries: says nothing where the rule denies; take it out",
     ),
     (
+        "{when: {tools: true}, use: [{model: small, wieght: 9}, large]}",
+        "9:51: unknown key 'wieght' in ~[0].use[0]; did you mean 'weight'?",
+    ),
+    (
         "{when: {tools: true}, use: {cascade: [small, large], accept: {shadow: 0.1}}}",
         "9:79: ~[0].use.accept.shadow: needs store.path, the file in which labels are kept",
     ),
