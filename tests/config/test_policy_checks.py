@@ -131,7 +131,7 @@ USES = [
     ),
     (
         "{when: {tools: true}, use: [{model: small, wieght: 9}, large]}",
-        "9:51: unknown key 'wieght' in ~[0].use[0]; did you mean 'weight'?",
+        "9:52: unknown key 'wieght' in ~[0].use[0]; did you mean 'weight'?",
     ),
     (
         "{when: {tools: true}, use: {cascade: [small, large], accept: {shadow: 0.1}}}",
