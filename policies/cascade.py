@@ -10,7 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from policies.budget import NORMAL, Allowance
-from policies.calibration import Bound, Calibration, Early, falls_to
+from policies.calibration import ABOVE_ALL, BELOW_ALL, Bound, Calibration, Early, falls_to
 from policies.signals import Signals
 
 
@@ -134,7 +134,7 @@ def begin(p_escalate: float | None, calibration: Calibration, terms: Terms) -> B
     if impossible is not None:
         return Beginning("small", impossible)
     least, why = least_score(calibration, terms)
-    if least == math.inf:
+    if least >= ABOVE_ALL:
         return Beginning("large", f"no answer of the small model would be kept ({why})")
     if p_escalate is None:
         p_escalate = share_escalated(calibration, terms)
@@ -154,8 +154,8 @@ def share_escalated(calibration: Calibration, terms: Terms) -> float:
     if terms.max_wrong is None and terms.right_answer_usd is None:
         return calibration.escalated
     least, _ = least_score(calibration, terms)
-    if math.isinf(least):
-        return 1.0 if least > 0 else 0.0
+    if least >= ABOVE_ALL or least <= BELOW_ALL:
+        return float(least > 0)
     if not calibration.bounds:
         return calibration.escalated
     bound = _bound(calibration, least)

@@ -60,7 +60,7 @@ def calibrate(
     _show(fitted, report, bound)
     with writing(target):
         write(target, encode(fitted))
-    click.echo(f"\nwritten to {target}; a gateway reads it at its next reload")
+    click.echo(f"\nwritten to {target}")
     if report.auroc is not None and report.auroc < TELLS_NOTHING:
         click.echo(
             f"warning: an AUROC of {report.auroc:.2f} says that these signals hardly tell right"

@@ -21,7 +21,7 @@ from config.watch import Watcher
 from policies import eviction
 from proxy.access_log import AccessLog
 from proxy.metrics import Metrics
-from router.judges import judges
+from router.judges import calibration_files, judges
 from router.measures import TICK_S, Measures
 from router.planners import Planners, recall
 from router.record import Record
@@ -94,6 +94,7 @@ class Gateway:
         self._access_log = AccessLog()
         self.reload_status = ReloadStatus(time.time())
         self._watcher = watcher
+        self._calibrations: list[Watcher] = []
         self._env = os.environ if env is None else env
         self._tasks = TaskSet()
         self._started = False
@@ -128,6 +129,7 @@ class Gateway:
             await asyncio.to_thread(self.measures.open, self._first_config, self._store_failed)
         self.measures.follow(self._first_config, worker=self.owner is not None)
         self.planners.follow(self._first_config)
+        self._calibrations = _watchers(self._first_config)
         judging = await asyncio.to_thread(judges, self._first_config, self.path or "")
         self.router.follow(self._first_config, judging)
         for name, planner in self.planners.items():
@@ -250,11 +252,13 @@ class Gateway:
             status = ReloadStatus(time.time())
             try:
                 config = await asyncio.to_thread(load, self._watcher.path, self._env)
+                calibrations = _watchers(config)
                 judging = await asyncio.to_thread(judges, config, self.path or "")
                 status.notes = _needs_restart(self.config, config)
                 self.measures.follow(config)
                 self.planners.follow(config)
                 self.router.follow(config, judging)
+                self._calibrations = calibrations
                 self.fleet.apply(config)
                 self._tasks.start(self.router.load(config), "load what policies need")
                 self.on_change(config)
@@ -279,7 +283,8 @@ class Gateway:
     async def _watch_file(self, watcher: Watcher) -> None:
         while True:
             await asyncio.sleep(LOOK_AT_FILE_EVERY_S)
-            if await asyncio.to_thread(watcher.changed):
+            files = [watcher, *self._calibrations]
+            if any([await asyncio.to_thread(file.changed) for file in files]):
                 await self.reload()
 
     # --- measuring ------------------------------------------------------------------------------
@@ -321,6 +326,11 @@ class Gateway:
 
 async def _nothing() -> None:
     """For a gateway of one process."""
+
+
+def _watchers(config: Config) -> list[Watcher]:
+    """Of the calibrations that cascades judge by; made before they are read."""
+    return [Watcher(path) for path in calibration_files(config)]
 
 
 def _needs_restart(old: Config, new: Config) -> list[str]:

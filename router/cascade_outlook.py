@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 from policies import cascade
-from policies.calibration import Calibration
+from policies.calibration import ABOVE_ALL, BELOW_ALL, Calibration
 from policies.cascade import Terms
 from router.cascade import why_unjudged
 from router.explanation import CascadeOutlook
@@ -50,7 +50,7 @@ def _cascade(
         judged=judged,
         p_escalate=likely,
         keeps=_keeps(threshold),
-        threshold=threshold if math.isfinite(threshold) else None,
+        threshold=threshold if BELOW_ALL < threshold < ABOVE_ALL else None,
         rests_on=rests_on,
         calibration=calibration.source,
         labels=calibration.labels,
@@ -63,6 +63,6 @@ def _cascade(
 
 
 def _keeps(threshold: float) -> Literal["all", "none", "from_threshold"]:
-    if math.isfinite(threshold):
-        return "from_threshold"
-    return "none" if threshold > 0 else "all"
+    if threshold >= ABOVE_ALL:
+        return "none"
+    return "all" if threshold <= BELOW_ALL else "from_threshold"

@@ -67,6 +67,12 @@ def judges(config: Config, name: str) -> dict[str, Judge]:
     return found
 
 
+def calibration_files(config: Config) -> list[str]:
+    """Those that the policies name, each once."""
+    rules = (rule for policy in config.policies.values() for rule in policy.first_match)
+    return list(dict.fromkeys(path for rule in rules if (path := _calibration_of(rule))))
+
+
 def _calibration_of(rule: Rule) -> str | None:
     accept = rule.use.accept if rule.use is not None else None
     return accept.calibration if accept is not None else None

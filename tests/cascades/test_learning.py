@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from policies.calibration import decode
+from msgspec.structs import replace
+
+from policies.calibration import ABOVE_ALL, decode, encode
 from tests.cascades.scenes import pair, policy, whole
 from tests.fakes.threaded import FakeServers
-from tests.gateway import eventually, run_gateway
+from tests.gateway import GatewayProcess, eventually, run_gateway
 from tests.proxy.scenes import HELLO, yaml
 
 ASKED = 120
@@ -48,6 +50,11 @@ def test_labels_of_a_gateway_make_the_calibration_that_it_judges_by(
         found = decode(target.read_bytes())
         assert (found.labels, found.policy, found.small) == (ASKED, "chat", "small")
         assert gateway.admin("POST", "/reload").status_code == 200
+        worse = replace(found, threshold=ABOVE_ALL)  # a fit that keeps nothing
+        replace_file(target, encode(worse))
+        eventually(lambda: _verdict(gateway, fakes) == "direct", what="the new file is read")
+        replace_file(target, encode(found))
+        eventually(lambda: _verdict(gateway, fakes) == "kept", what="the old one again")
         fakes.reset()
         fakes.script(whole("Paris", -0.02))
         response = gateway.http.post("/v1/chat/completions", json=body)
@@ -55,6 +62,20 @@ def test_labels_of_a_gateway_make_the_calibration_that_it_judges_by(
         fakes.script(whole("Rome", -2.0), whole("Paris", None))
         response = gateway.http.post("/v1/chat/completions", json=body)
         assert response.headers["x-lamplighter-cascade"] == "escalated"
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    new.replace(path)
+
+
+def _verdict(gateway: GatewayProcess, fakes: FakeServers) -> str:
+    """What becomes of a sure answer."""
+    fakes.reset()
+    fakes.script(whole("Paris", -0.02))
+    body = {"model": "chat", "messages": HELLO}
+    return gateway.http.post("/v1/chat/completions", json=body).headers["x-lamplighter-cascade"]
 
 
 def _labels(store: Path) -> int:
