@@ -133,11 +133,15 @@ class Cascade:
         if first.model == "small" or course.explores:
             return await self._small_first(body)
         try:
-            return await self._ask(self._large, "direct", first.reason)
+            answer = await self._ask(self._large, "direct", first.reason)
+            if answer.refused != 429 and answer.refused < 500:
+                return answer
+            answer.close()
+            why = f"large answered {answer.refused}"
         except GatewayError as error:
-            course.part(self._record)
-            why = f"the large model failed ({error.code}), and nobody judges the small one"
-            return await self._ask(self._small, "large_failed", why)
+            why = f"large failed ({error.code})"
+        course.part(self._record)
+        return await self._ask(self._small, "large_failed", f"{why}, and nobody judges small")
 
     # --- the small model ------------------------------------------------------------------------
 

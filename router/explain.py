@@ -48,6 +48,8 @@ async def explain(
     if policy is None:
         return _named(case)
     tried = await _tried(policy, case.facts)
+    if router.policy(request) is not policy:  # a reload came between
+        return await explain(router, request, None, output_tokens)
     found = await _followed(case, policy, tried[-1])
     config = router.fleet.snapshot.config
     return replace(found, policy=policy.name, **_shown(config, policy, tried))

@@ -111,11 +111,16 @@ class Router:
         return self._policies.get(request.body.model) if request.body is not None else None
 
     async def decide(self, policy: CompiledPolicy, request: Request, record: Record) -> Route:
-        """What the policy says. Raises Denied."""
+        """What the policy says. Raises Denied; UnknownModel if a reload takes the policy away."""
         record.policy = policy.name
         facts = self.facts(request)
         while isinstance(rule := decide(policy, facts), Pending):
             await facts.fetch(rule)
+            now = self.policy(request)
+            if now is None:
+                raise unknown_model(self.fleet.snapshot, facts.model)
+            if now is not policy:  # a reload came between: its models may be others
+                return await self.decide(now, request, record)
         record.rule = rule.number
         counted = "".join(f", {each.tokens} input tokens ({each.how})" for each in facts.counts)
         record.reasons.append(f"policy '{policy.name}', rule {rule.label}{counted}")

@@ -124,6 +124,14 @@ def test_both_are_off(start_gateway: StartGateway) -> None:
     assert verdict(ask(gateway))[0] == 200
 
 
+def test_large_that_is_asked_at_once_and_fails(
+    start_gateway: StartGateway, fakes: FakeServers, up: Any
+) -> None:
+    gateway = gateway_of(start_gateway, small=slow(), large=up)
+    fakes.script(error(503))
+    assert verdict(ask(gateway)) == (200, "large_failed", "small")
+
+
 def test_small_that_is_never_good_enough_is_not_asked_any_more(
     start_gateway: StartGateway, fakes: FakeServers
 ) -> None:
