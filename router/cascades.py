@@ -19,7 +19,7 @@ from router.embedder import embedder
 from router.journey import Journey
 from router.judges import BY_DEFAULT, Judge
 from router.labels import Judged, Labels
-from router.places import Asked, Places, answers_now
+from router.places import Places, answers_now
 from router.planners import Planners
 from router.prices import Prices
 from router.record import Record
@@ -144,7 +144,8 @@ class LiveCourse:
         # Without labels nobody knows how likely an escalation is, and so what the time is worth.
         known = self.calibration.labels > 0
         small_s, large_s = cascades.took_s(self._small, self._large) if known else (0.0, 0.0)
-        left_s = record.received_s + settings.max_wait - cascades.clock()
+        asked = route.leg(self._large).asked(route.request, record.received_s)
+        left_s = asked.deadline_s - cascades.clock()
         terms = Terms(
             small_usd=self._usd(self._small, output_tokens),
             large_usd=self._usd(self._large, output_tokens),
@@ -169,8 +170,7 @@ class LiveCourse:
 
     def _wait_s(self, model: str, record: Record) -> float:
         route, cascades = self._route, self._cascades
-        deadline_s = record.received_s + route.prepared.settings[model].max_wait
-        asked = Asked(route.request.size, deadline_s, record.priority)
+        asked = route.leg(model).asked(route.request, record.received_s)
         return Places(route.snapshot, model, asked, cascades.planners, cascades.clock).wait_s()
 
     @property

@@ -99,6 +99,16 @@ def test_long_answer_is_kept_without_its_logprobs(
     assert b'logprob"' not in ask(gateway).content
 
 
+def test_large_is_off_and_would_be_late_for_this_caller(
+    start_gateway: StartGateway, fakes: FakeServers, up: Any
+) -> None:
+    gateway = gateway_of(start_gateway, small=up, large=slow())
+    fakes.script(whole("Rome perhaps", UNSURE))
+    response = ask(gateway, headers={"x-lamplighter-max-wait": "5s"})
+    assert verdict(response) == (200, "kept", "small")
+    assert gateway.model("large")["state"] == "off"
+
+
 def test_large_is_off_and_can_be_waited_for(
     start_gateway: StartGateway, fakes: FakeServers, up: Any
 ) -> None:
