@@ -283,9 +283,12 @@ class Gateway:
     async def _watch_file(self, watcher: Watcher) -> None:
         while True:
             await asyncio.sleep(LOOK_AT_FILE_EVERY_S)
-            files = [watcher, *self._calibrations]
-            if any([await asyncio.to_thread(file.changed) for file in files]):
+            if await asyncio.to_thread(self._files_changed, watcher):
                 await self.reload()
+
+    def _files_changed(self, watcher: Watcher) -> bool:
+        """Blocking. Looks at each of them, so that one reload is enough for all."""
+        return any([file.changed() for file in (watcher, *self._calibrations)])
 
     # --- measuring ------------------------------------------------------------------------------
 
